@@ -1,0 +1,26 @@
+"""What went wrong, said to the person who can mend it."""
+
+import importlib
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave (a file, a folder, an argument), told in one line.
+
+    The tools print such an error without a traceback and exit with 2. Every other exception is a fault of kseg
+    and keeps its traceback.
+    """
+
+
+def need(module, extra):
+    """Import and return `module`, which comes with the optional dependencies `kseg[extra]`.
+
+    Args:
+        module: dotted name, such as "tensorflow".
+        extra: name of the extra in setup.py, such as "cpu".
+    Raises:
+        ImportError: the module is not installed; the message names the extra and the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{module} is not installed. It comes with: pip install 'kseg[{extra}]'") from error

@@ -1,0 +1,149 @@
+"""Label sets: what the classes are called, how they are drawn, and which index means "not labelled"."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kseg.errors import InputError
+
+# The colour that Pascal VOC gives to unlabelled pixels, and ours for every index that has no colour of its own.
+VOID_COLOUR = (224, 224, 192)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes of a data set or of a network.
+
+    Attributes:
+        names: one name a class; the position is the class index.
+        colours: one (red, green, blue) a class, each 0..255.
+        ignore: the index in a mask that marks unlabelled pixels, or None. It is no class: it lies outside
+            0..len(names) - 1.
+        masks: how mask files hold the classes: "index" (grey or palette PNG) or "colour" (RGB, nearest colour).
+    Raises:
+        InputError: the fields contradict each other.
+    """
+
+    names: tuple
+    colours: tuple
+    ignore: int | None = None
+    masks: str = "index"
+
+    def __post_init__(self):
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "colours", tuple(tuple(colour) for colour in self.colours))
+        if not self.names:
+            raise InputError("a label set needs at least one name")
+        if len(set(self.names)) != len(self.names) or not all(isinstance(n, str) and n for n in self.names):
+            raise InputError(f"`names` must be different, non-empty strings. Received: {list(self.names)}")
+        if len(self.colours) != len(self.names):
+            raise InputError(f"one colour a name is needed. Received: {len(self.names)} names, {len(self.colours)} colours")
+        for colour in self.colours:
+            if len(colour) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in colour):
+                raise InputError(f"a colour is three whole numbers from 0 to 255. Received: {list(colour)}")
+        if self.ignore is not None and not (isinstance(self.ignore, int) and len(self.names) <= self.ignore <= 65535):
+            raise InputError(
+                f"`ignore` must be null or an index beyond the {len(self.names)} classes. Received: {self.ignore}"
+            )
+        if self.masks not in ("index", "colour"):
+            raise InputError(f'`masks` must be "index" or "colour". Received: {self.masks!r}')
+
+    def __len__(self):
+        """The number of classes."""
+        return len(self.names)
+
+    @classmethod
+    def numbered(cls, classes, ignore=None):
+        """Label set for classes without names: "0", "1", ... in the colours of Pascal VOC's colour map."""
+        return cls(tuple(str(i) for i in range(classes)), tuple(voc_colour(i) for i in range(classes)), ignore)
+
+    @classmethod
+    def from_dict(cls, fields, where="labels"):
+        """Build from the fields of a labels.json; `where` names the source in errors.
+
+        Raises:
+            InputError: a field is missing, unknown or wrong.
+        """
+        if not isinstance(fields, dict) or not {"names", "colours"} <= set(fields):
+            raise InputError(f'{where}: a label set needs the fields "names" and "colours"')
+        unknown = set(fields) - {"names", "colours", "ignore", "masks"}
+        if unknown:
+            raise InputError(f"{where}: unknown fields {sorted(unknown)}; known: names, colours, ignore, masks")
+        try:
+            return cls(**fields)
+        except (InputError, TypeError) as error:
+            raise InputError(f"{where}: {error}") from error
+
+    @classmethod
+    def load(cls, path):
+        """Read a labels.json.
+
+        Raises:
+            InputError: the file is missing, is not JSON, or its fields contradict each other.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")), where=str(path))
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not a JSON file ({error})") from error
+
+    def to_dict(self):
+        """The fields as plain lists, ready for JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def save(self, path):
+        """Write a labels.json."""
+        Path(path).write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+
+    def with_masks(self, masks):
+        """The same classes, held in mask files of the other kind."""
+        return replace(self, masks=masks)
+
+    def colour_table(self):
+        """uint8 [256, 3]: the colour of every 8-bit index; indices without a class get VOID_COLOUR."""
+        table = np.tile(np.array(VOID_COLOUR, np.uint8), (256, 1))
+        colours = np.array(self.colours[:256], np.uint8)
+        table[: len(colours)] = colours
+        return table
+
+    def to_colours(self, mask):
+        """Index mask, integers [H, W] -> uint8 [H, W, 3]."""
+        table = np.array([*self.colours, VOID_COLOUR], np.uint8)
+        mask = np.asarray(mask).astype(np.int64)
+        known = (mask >= 0) & (mask < len(self))
+        return table[np.where(known, mask, len(self))]
+
+    def from_colours(self, colours):
+        """Colour mask -> class indices, by the nearest colour of the set (squared distance in RGB).
+
+        Args:
+            colours: uint8 [H, W, 3]. With `ignore`, VOID_COLOUR stands for it.
+        Returns:
+            (int32 [H, W], number of pixels whose colour was not exactly one of the set's).
+        """
+        colours = np.asarray(colours, np.int64)
+        packed = colours @ np.array([65536, 256, 1])
+        # A mask of a million pixels has few different colours: measure each of those once.
+        unique, inverse = np.unique(packed, return_inverse=True)
+        rgb = np.stack([unique >> 16, (unique >> 8) & 255, unique & 255], axis=-1)
+        known = [*self.colours, *([VOID_COLOUR] if self.ignore is not None else [])]
+        indices = np.array([*range(len(self)), *([self.ignore] if self.ignore is not None else [])], np.int32)
+        distance = ((rgb[:, None, :] - np.array(known, np.int64)[None]) ** 2).sum(-1)  # [unique, known]
+        nearest = distance.argmin(1)
+        inexact = distance[np.arange(len(unique)), nearest] > 0
+        inverse = inverse.reshape(packed.shape)
+        return indices[nearest][inverse], int(inexact[inverse].sum())
+
+
+def voc_colour(index):
+    """The colour that Pascal VOC's colour map gives to `index` (0..255): the bits of the index, spread over RGB."""
+    red = green = blue = 0
+    for shift in range(7, -1, -1):
+        red |= (index & 1) << shift
+        green |= ((index >> 1) & 1) << shift
+        blue |= ((index >> 2) & 1) << shift
+        index >>= 3
+    return red, green, blue
