@@ -11,6 +11,13 @@ class InputError(ValueError):
     """
 
 
+class CheckError(Exception):
+    """A result that did not pass its check and was therefore not written, told in one line.
+
+    The tools print it without a traceback and exit with 1.
+    """
+
+
 def need(module, extra):
     """Import and return `module`, which comes with the optional dependencies `kseg[extra]`.
 

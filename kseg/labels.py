@@ -39,7 +39,9 @@ class LabelSet:
         if len(set(self.names)) != len(self.names) or not all(isinstance(n, str) and n for n in self.names):
             raise InputError(f"`names` must be different, non-empty strings. Received: {list(self.names)}")
         if len(self.colours) != len(self.names):
-            raise InputError(f"one colour a name is needed. Received: {len(self.names)} names, {len(self.colours)} colours")
+            raise InputError(
+                f"each name needs a colour. Received: {len(self.names)} names, {len(self.colours)} colours"
+            )
         for colour in self.colours:
             if len(colour) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in colour):
                 raise InputError(f"a colour is three whole numbers from 0 to 255. Received: {list(colour)}")
@@ -115,6 +117,20 @@ class LabelSet:
         mask = np.asarray(mask).astype(np.int64)
         known = (mask >= 0) & (mask < len(self))
         return table[np.where(known, mask, len(self))]
+
+    def overlay(self, image, mask, opacity=0.5):
+        """Draw an index mask over its image; unlabelled pixels show the image alone.
+
+        Args:
+            image: [H, W, 3], 0..255.
+            mask: integers [H, W].
+            opacity: 0 shows the image, 1 the colours.
+        Returns:
+            uint8 [H, W, 3].
+        """
+        image = np.asarray(image, np.float32)
+        mixed = image + opacity * (self.to_colours(mask) - image)
+        return np.where((np.asarray(mask) < len(self))[..., None], mixed, image).clip(0, 255).astype(np.uint8)
 
     def from_colours(self, colours):
         """Colour mask -> class indices, by the nearest colour of the set (squared distance in RGB).

@@ -1,0 +1,39 @@
+# Every entry sets up .venv by itself. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+help:
+	@echo "make demo        install, then train, evaluate, export and check a U-Net on the bundled nuclei"
+	@echo "make test        install, then lint and the default tests"
+	@echo "make test-slow   the tests that take long"
+	@echo "make lint        ruff alone"
+	@echo "make format      let ruff rewrite what it can"
+
+$(VENV)/.installed: setup.py .ci/constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "kseg needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[all,dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/demo.sh runs/demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: help install demo lint test test-slow format

@@ -1,0 +1,87 @@
+"""What the command-line tools share: one-line errors, quiet start, one table."""
+
+import argparse
+import functools
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+from kseg.errors import CheckError, InputError
+from kseg.files import replacing
+
+
+def command(main):
+    """Turn `main(argv)` into a tool: returns an exit code, and a user's mistake is one line on stderr.
+
+    0: success. 1: the result did not pass a check. 2: a mistake in what was given. 130: interrupted. Any other
+    exception is a fault of kseg and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def run(argv=None):
+        # Before TensorFlow is imported: its start-up notes would bury what the tool says.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        try:
+            return main(argv) or 0
+        except (InputError, ImportError, PermissionError) as error:
+            if isinstance(error, ImportError) and "kseg[" not in str(error):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except CheckError as error:
+            print(f"failed: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return run
+
+
+def parser(description, examples):
+    """An ArgumentParser that shows examples and defaults as they are written."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def print_scores(scores, title):
+    """Print a table of IoU per class and the means on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    for name, value in scores.iou.items():
+        table.add_row(name, "absent" if value is None else f"{value:.4f}")
+    table.add_section()
+    for name in ("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+        table.add_row(name.replace("_", " "), f"{getattr(scores, name):.4f}")
+    Console().print(table)
+
+
+def progress(items, title, total=None):
+    """Iterate with a progress bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, title, total=total, console=console, disable=not console.is_terminal)
+
+
+def write_json(value, path):
+    """Write `value` as JSON in one step.
+
+    Raises:
+        InputError: the folder does not exist or the disk is full.
+    """
+    if not Path(path).parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")

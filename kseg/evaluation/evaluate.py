@@ -1,0 +1,92 @@
+"""Any predictor + labelled images -> the scores of the whole set."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from kseg.errors import InputError
+from kseg.metrics import confusion_matrix, scores
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores over a whole set of images, from one confusion matrix (Long et al. 2015, section 5).
+
+    Attributes:
+        images: number of images.
+        pixel_accuracy, mean_accuracy, mean_iou, frequency_weighted_iou, mean_dice: in 0..1.
+        iou: class name -> IoU, None for a class that neither the truth nor the prediction has.
+        confusion_matrix: pixel counts, row = true class, column = predicted class.
+    """
+
+    images: int
+    pixel_accuracy: float
+    mean_accuracy: float
+    mean_iou: float
+    frequency_weighted_iou: float
+    mean_dice: float
+    iou: dict
+    confusion_matrix: list
+
+    def to_dict(self):
+        """Plain numbers, lists and dicts, ready for JSON."""
+        return asdict(self)
+
+
+def summarise(confusion, labels, images):
+    """Confusion matrix int64 [classes, classes] -> Scores."""
+    numbers = scores(confusion)
+    iou = {name: None if np.isnan(v) else float(v) for name, v in zip(labels.names, numbers["iou"], strict=True)}
+    return Scores(
+        images=images,
+        iou=iou,
+        confusion_matrix=np.asarray(confusion).tolist(),
+        **{
+            name: float(numbers[name])
+            for name in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "mean_dice")
+        },
+    )
+
+
+def evaluate(predictor, batches, labels, on_image=None):
+    """Score a predictor over labelled batches.
+
+    Args:
+        predictor: callable, images [B, H, W, 3] in 0..255 -> scores float [B, H, W, classes].
+        batches: iterable of (images, label indices int [B, H, W]); tf.data or NumPy.
+        labels: LabelSet of the label indices; its `ignore` marks pixels that do not count.
+        on_image: called after each image as on_image(image, label, prediction), uint8 [H, W, 3] and int [H, W]
+            twice: for progress and pictures. Pixels that a batch was padded with are cut off where whole rows or
+            columns are ignored at the bottom or right.
+    Returns:
+        Scores.
+    Raises:
+        InputError: no image, or the predictor has another number of classes.
+        ValueError: scores that are not finite: an average would hide them.
+    """
+    classes = len(labels)
+    confusion = np.zeros((classes, classes), np.int64)
+    images_seen = 0
+    for images, truths in batches:
+        images, truths = np.asarray(images), np.asarray(truths)
+        predictions = _predict(predictor, images, classes)
+        confusion += confusion_matrix(truths, predictions, classes, labels.ignore)
+        images_seen += len(images)
+        if on_image is not None:
+            for image, truth, prediction in zip(images, truths, predictions, strict=True):
+                on_image(image.astype(np.uint8), truth, prediction)
+    if not images_seen:
+        raise InputError("there is no image to evaluate")
+    return summarise(confusion, labels, images_seen)
+
+
+def _predict(predictor, images, classes):
+    scores_ = np.asarray(predictor(images))
+    if scores_.shape != (*images.shape[:3], classes):
+        raise InputError(
+            f"the network's scores have the shape {list(scores_.shape)}; the data's {classes} classes need "
+            f"{[*images.shape[:3], classes]}"
+        )
+    if not np.isfinite(scores_).all():
+        raise ValueError("the network's scores hold values that are not finite")
+    return scores_.argmax(-1)

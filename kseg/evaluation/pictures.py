@@ -1,0 +1,124 @@
+"""Pictures that show what numbers hide. Panels need only Pillow; charts need matplotlib (extra `plots`)."""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from kseg.errors import need
+from kseg.files import replacing
+
+_WRONG = (220, 30, 30)
+
+
+def save_index_mask(mask, labels, path):
+    """Write an index mask as a palette PNG: viewers show the colours, `np.array(Image.open(path))` the indices.
+
+    Args:
+        mask: integers [H, W], 0..255.
+        labels: LabelSet, for the palette.
+    """
+    picture = Image.fromarray(np.asarray(mask).astype(np.uint8)).convert("P")
+    picture.putpalette(labels.colour_table().ravel().tolist())
+    with replacing(path) as temporary:
+        picture.save(temporary, "PNG")
+
+
+def save_overlay(image, mask, labels, path, opacity=0.5):
+    """Write the image with its mask drawn over it. Arguments as for LabelSet.overlay."""
+    with replacing(path) as temporary:
+        Image.fromarray(labels.overlay(image, mask, opacity)).save(temporary)
+
+
+def panel(image, label, prediction, labels):
+    """Image, truth, prediction and errors side by side.
+
+    Args:
+        image: uint8 [H, W, 3].
+        label, prediction: integers [H, W]; unlabelled pixels of `label` are neither right nor wrong.
+    Returns:
+        uint8 [H + 18, 4 W + 12, 3]; errors are red, correct pixels a dark picture of the image.
+    """
+    errors = (image * 0.4).astype(np.uint8)
+    errors[(label != prediction) & (label < len(labels))] = _WRONG
+    pictures = {
+        "image": image,
+        "truth": labels.to_colours(label),
+        "prediction": labels.to_colours(prediction),
+        "errors": errors,
+    }
+    height, width = image.shape[:2]
+    canvas = Image.new("RGB", (4 * width + 12, height + 18), "white")
+    draw = ImageDraw.Draw(canvas)
+    for position, (title, picture) in enumerate(pictures.items()):
+        left = position * (width + 4)
+        draw.text((left + 2, 3), title, fill="black")
+        canvas.paste(Image.fromarray(picture), (left, 18))
+    return np.asarray(canvas)
+
+
+def save_panel(image, label, prediction, labels, path):
+    """Write a `panel`."""
+    with replacing(path) as temporary:
+        Image.fromarray(panel(image, label, prediction, labels)).save(temporary)
+
+
+def save_iou_chart(scores, labels, path):
+    """Write a bar chart of IoU per class, in the classes' colours, with the mean as a line."""
+    figure, axes = _figure(width=max(4.0, 1.6 + 0.6 * len(labels)), height=3.6)
+    values = [scores.iou[name] for name in labels.names]
+    colours = [tuple(v / 255 for v in colour) for colour in labels.colours]
+    axes.bar(labels.names, [v or 0.0 for v in values], color=colours, edgecolor="0.3")
+    for position, value in enumerate(values):
+        text = "absent" if value is None else f"{value:.2f}"
+        axes.text(position, (value or 0.0) + 0.01, text, ha="center", fontsize=8)
+    axes.axhline(scores.mean_iou, color="0.4", linestyle="--", linewidth=1)
+    axes.set(ylim=(0, 1.08), ylabel="IoU", title=f"mean IoU {scores.mean_iou:.3f} over {scores.images} images")
+    axes.tick_params(axis="x", rotation=45 if len(labels) > 4 else 0)
+    _save(figure, path)
+
+
+def save_confusion_chart(scores, labels, path):
+    """Write the confusion matrix, each row as shares of its true class."""
+    side = max(4.0, 1.8 + 0.5 * len(labels))
+    figure, axes = _figure(width=side, height=side)
+    counts = np.array(scores.confusion_matrix, np.float64)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    if len(labels) <= 25:
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.5 else "black"
+            axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    ticks = range(len(labels))
+    axes.set_xticks(ticks, labels.names, rotation=90)
+    axes.set_yticks(ticks, labels.names)
+    axes.set(xlabel="predicted", ylabel="true", title="share of each true class")
+    _save(figure, path)
+
+
+def save_training_curve(history, path):
+    """Write loss and mean IoU over the epochs, training and validation.
+
+    Args:
+        history: dicts with `epoch`, `loss`, `mean_iou` and, where it was validated, `val_loss`, `val_mean_iou`.
+    """
+    figure, (left, right) = _figure(width=9.0, height=3.4, columns=2)
+    for axes, name, title in ((left, "loss", "loss"), (right, "mean_iou", "mean IoU")):
+        for key, label in ((name, "training crops"), (f"val_{name}", "validation images")):
+            points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+        axes.set(xlabel="epoch", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    right.set_ylim(0, 1)
+    _save(figure, path)
+
+
+def _figure(width, height, columns=1):
+    """Figure and axes that draw to files only: no window, and no state shared between figures."""
+    figure = need("matplotlib.figure", "plots").Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+def _save(figure, path):
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

@@ -1,0 +1,173 @@
+"""Does the file say what the Keras model says? Asked on real images, every time, before the file is given out."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from kseg.errors import InputError
+from kseg.export.errors import ParityError
+from kseg.metrics import confusion_matrix, scores
+from kseg.runtime.resize import resize, resized_argmax
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a file may be from the Keras model.
+
+    Attributes:
+        max_abs_error: the largest difference of two scores, as a fraction of the largest absolute score.
+        relative_rms_error: root mean square of the differences over that of the scores.
+        argmax_agreement: the least part of the pixels, at the network's size, that must get the same class.
+    """
+
+    max_abs_error: float
+    relative_rms_error: float
+    argmax_agreement: float
+
+
+TOLERANCES = {
+    "float32": Tolerance(max_abs_error=1e-3, relative_rms_error=1e-4, argmax_agreement=0.999),
+    "float16": Tolerance(max_abs_error=2e-2, relative_rms_error=5e-3, argmax_agreement=0.99),
+    "dynamic": Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95),
+    "int8": Tolerance(max_abs_error=0.5, relative_rms_error=0.2, argmax_agreement=0.92),
+}
+# The float32 copy of a model that computes in float16 or bfloat16: those carry 11 and 8 bits through every layer.
+REBUILT = Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95)
+
+
+class Comparison:
+    """Streaming difference of two sets of scores; holds no image."""
+
+    def __init__(self):
+        self.images = 0
+        self.max_abs_error = 0.0
+        self._max_score = 0.0
+        self._squared_error = self._squared_score = 0.0
+        self._same = self._pixels = 0
+
+    def add(self, reference, found):
+        """One image: float32 [H, W, classes] twice. NaN anywhere makes every error NaN from then on."""
+        reference, found = np.asarray(reference, np.float64), np.asarray(found, np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are a result here, told by `failures`
+            difference = np.abs(found - reference)
+            self._squared_error += (difference**2).sum()
+            self._squared_score += (reference**2).sum()
+        # Python's max() would let a NaN pass.
+        self.max_abs_error = float(np.maximum(self.max_abs_error, difference.max()))
+        self._max_score = float(np.maximum(self._max_score, np.abs(reference).max()))
+        self._same += int((reference.argmax(-1) == found.argmax(-1)).sum())
+        self._pixels += reference.shape[0] * reference.shape[1]
+        self.images += 1
+
+    @property
+    def relative_rms_error(self):
+        """Root mean square of the differences over that of the reference's scores."""
+        return float(np.sqrt(self._squared_error / max(self._squared_score, 1e-30)))
+
+    @property
+    def argmax_agreement(self):
+        """Part of the pixels with the same class."""
+        return self._same / self._pixels
+
+    def failures(self, tolerance):
+        """What lies outside `tolerance`, each as a text; empty when all is well."""
+        found = []
+        allowed = tolerance.max_abs_error * max(self._max_score, 1e-6)
+        if not self.max_abs_error <= allowed:  # written so that NaN fails, as below
+            found.append(f"max_abs_error {self.max_abs_error:.4g}, at most {allowed:.4g} allowed")
+        if not self.relative_rms_error <= tolerance.relative_rms_error:
+            found.append(
+                f"relative_rms_error {self.relative_rms_error:.4g}, at most {tolerance.relative_rms_error} allowed"
+            )
+        if not self.argmax_agreement >= tolerance.argmax_agreement:
+            found.append(f"argmax_agreement {self.argmax_agreement:.4f}, at least {tolerance.argmax_agreement} wanted")
+        return found
+
+
+def check_parity(model, rebuilt, predictor, verification, data=""):
+    """Compare a file with the model that it was made from, on real images.
+
+    Only the conversion is measured: an image of another size is resized once, and Keras and the file both get that
+    resized image. For the mean IoUs the scores of both go back to the image's own size, where the labels are.
+
+    Args:
+        model: the trained keras.Model as it was given.
+        rebuilt: its float32 copy at the file's size (`inference_model`), checked against `model` on the first image.
+        predictor: kseg.runtime.Predictor of the file.
+        verification: iterable of (image uint8 [H, W, 3], label int [H, W] or None).
+        data: where the images come from, for the card.
+    Returns:
+        dict for the card's `parity`.
+    Raises:
+        ParityError: a difference is outside TOLERANCES[precision], or not a number.
+        InputError: there are no images.
+    """
+    card = predictor.card
+    pairs = iter(verification)
+    first = next(pairs, None)
+    if first is None:
+        raise InputError(f"{card.file}: there are no images to check the file with: give some (--verify DATA)")
+    _check_rebuilt(model, rebuilt, resize(np.asarray(first[0]), predictor.size_px))
+    comparison, truth = Comparison(), _Truth(card.labels)
+    for image, label in itertools.chain([first], pairs):
+        pixels = resize(np.asarray(image), predictor.size_px)
+        by_keras, by_file = _keras_scores(rebuilt, pixels), predictor.at_size(pixels)
+        comparison.add(by_keras, by_file)
+        truth.add(label, by_keras, by_file)
+    failures = comparison.failures(TOLERANCES[card.precision])
+    if failures:
+        raise ParityError(
+            f"{card.file}: differs from the Keras model on {comparison.images} images: {'; '.join(failures)}. "
+            f"No file was written"
+        )
+    mean_ious = truth.mean_ious()
+    return {
+        "data": str(data),
+        "images": comparison.images,
+        "max_abs_error": comparison.max_abs_error,
+        "relative_rms_error": comparison.relative_rms_error,
+        "argmax_agreement": comparison.argmax_agreement,
+        "mean_iou_keras": mean_ious[0],
+        "mean_iou_file": mean_ious[1],
+    }
+
+
+def _check_rebuilt(model, rebuilt, pixels):
+    comparison = Comparison()
+    comparison.add(_keras_scores(model, pixels), _keras_scores(rebuilt, pixels))
+    computes = {layer.compute_dtype for layer in model.layers}
+    failures = comparison.failures(TOLERANCES["float32"] if computes <= {"float32"} else REBUILT)
+    if failures:
+        raise ParityError(f"{model.name}: its rebuilt copy for export differs from it: {'; '.join(failures)}")
+
+
+def _keras_scores(model, pixels):
+    return np.asarray(model.predict_on_batch(pixels[None])[0], np.float32)
+
+
+class _Truth:
+    """Confusion of both with the labels, as long as those are labels of this set."""
+
+    def __init__(self, labels):
+        self._labels = labels
+        self._fits = True
+        self._confusions = np.zeros((2, len(labels), len(labels)), np.int64)
+
+    def add(self, label, *two_scores):
+        if label is None or not self._fits:
+            self._fits = False
+            return
+        label = np.asarray(label)
+        classes, ignore = len(self._labels), self._labels.ignore
+        self._fits = bool(((label >= 0) & (label < classes) | (label == ignore)).all())
+        if self._fits:
+            for confusion, small in zip(self._confusions, two_scores, strict=True):
+                confusion += confusion_matrix(label, resized_argmax(small, label.shape), classes, ignore)
+
+    def mean_ious(self):
+        """(mean IoU of Keras, mean IoU of the file), or (None, None) where it has no meaning."""
+        if not self._fits:
+            return None, None
+        values = [float(scores(confusion)["mean_iou"]) for confusion in self._confusions]
+        return tuple(None if np.isnan(value) else value for value in values)  # NaN: every pixel is unlabelled

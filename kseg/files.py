@@ -1,0 +1,48 @@
+"""Files that are either whole or not there: written beside, flushed to the disk, then renamed."""
+
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from kseg.errors import InputError
+
+
+@contextmanager
+def replacing(path):
+    """Give a temporary path beside `path`; when the block ends well, it takes the place of `path` in one step.
+
+    A kill at any moment leaves the old file or the new one, never a part; an exception leaves the old one and
+    removes the temporary file. The temporary name keeps the suffix, because Keras looks at it.
+
+    Args:
+        path: where the finished file shall be; its folder must exist.
+    Yields:
+        Path to write to.
+    Raises:
+        InputError: the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise InputError(f"{path}: no space left on the disk; nothing was changed") from error
+        raise
+
+
+def is_disk_full(error):
+    """Whether an exception means that the disk is full, or one of its causes does.
+
+    HDF5 reports it in the text of an OSError or RuntimeError of its own, often from a clean-up that follows.
+    """
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,155 @@
+"""Model files that know their labels, and training states that can be taken up again.
+
+Both are plain `.keras` archives, which every Keras loads, with members added that Keras leaves alone:
+`labels.json` in each, and `training.json` in a training state (`last.keras`).
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import kseg.layers  # noqa: F401  registers the classes that a saved model names
+from kseg.errors import InputError
+from kseg.files import replacing
+from kseg.labels import LabelSet
+
+_LABELS, _STATE = "labels.json", "training.json"
+
+
+def save_model(model, path, labels, state=None, include_optimizer=False):
+    """Write a `.keras` file in one step (see `kseg.files.replacing`).
+
+    Args:
+        model: the network.
+        labels: LabelSet that goes into the file.
+        state: dict for JSON that goes with it, or None.
+        include_optimizer: keep the optimizer's variables, to train on.
+    Raises:
+        InputError: the disk is full.
+    """
+    with replacing(path) as temporary:
+        keras.saving.save_model(model, temporary, include_optimizer=include_optimizer)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(_LABELS, json.dumps(labels.to_dict()))
+            if state is not None:
+                archive.writestr(_STATE, json.dumps(state))
+
+
+def load_model(path, labels=None, policy="float32"):
+    """Read a `.keras` file for prediction.
+
+    Args:
+        path: a `.keras` file, by `save_model` or by Keras itself.
+        labels: LabelSet for a file that holds none; otherwise its classes are numbered.
+        policy: dtype policy that every layer gets, because a file trained in `mixed_float16` would otherwise
+            stay so on a CPU, where that is unusably slow; None keeps the file's own.
+    Returns:
+        (keras.Model, LabelSet).
+    Raises:
+        InputError: missing, no `.keras` archive, damaged, not a segmentation network, or the number of labels
+            is not that of the network's classes.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+            members = set(archive.namelist())
+            if _LABELS in members:
+                labels = LabelSet.from_dict(json.loads(archive.read(_LABELS)), where=f"{path}: {_LABELS}")
+        model = keras.saving.deserialize_keras_object(_with_policy(config, policy), compile=False)
+        _load_weights(model, path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path}: no such file") from error
+    except InputError:
+        raise
+    except Exception as error:  # Keras, zipfile, zlib and HDF5 each raise their own kinds on a damaged file
+        raise InputError(f"{path}: not a readable .keras file ({_one_line(error)})") from error
+    return model, _matching_labels(model, labels, path)
+
+
+def read_state(path):
+    """The `state` that `save_model` put into the file.
+
+    Raises:
+        InputError: the file is missing or damaged, or it is no training state.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(_STATE))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; there is no training to resume") from error
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a training state ({_one_line(error)})") from error
+
+
+def restore(model, path, iterations):
+    """Load weights and optimizer of a training state into a compiled model.
+
+    Raises:
+        InputError: the file is damaged, or its optimizer was not restored, which Keras itself would not say
+            (between precisions the variables differ in number).
+    """
+    model.optimizer.build(model.trainable_variables)
+    try:
+        _load_weights(model, path)
+    except Exception as error:
+        raise InputError(f"{path}: damaged ({_one_line(error)})") from error
+    restored = int(np.asarray(model.optimizer.iterations))
+    if restored != iterations:
+        raise InputError(
+            f"{path}: the optimizer's state was not restored (step {restored} instead of {iterations}); "
+            "resume with the precision that the run was started with"
+        )
+
+
+def seed_states(model):
+    """The state of each seed generator (dropout has one), in layer order: Keras does not save them."""
+    return [np.asarray(variable).tolist() for variable in _seed_variables(model)]
+
+
+def restore_seed_states(model, states):
+    """Set what `seed_states` returned."""
+    for variable, state in zip(_seed_variables(model), states, strict=True):
+        variable.assign(np.asarray(state, dtype=variable.dtype))
+
+
+def _seed_variables(model):
+    return [v for v in model.variables if "seed_generator" in v.path]
+
+
+def _load_weights(model, path):
+    # `load_weights` would go by the suffix; a training state is read into a model that exists already.
+    from keras.src.saving import saving_lib
+
+    saving_lib.load_weights_only(model, str(path))
+
+
+def _with_policy(config, policy):
+    """Return the configuration with the mixed dtype policies in it replaced; float32 layers stay as they are."""
+    if policy is None:
+        return config
+    if isinstance(config, list):
+        return [_with_policy(item, policy) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy" and str(config["config"].get("name")).startswith("mixed_"):
+        return {**config, "config": {**config["config"], "name": policy}}
+    return {key: _with_policy(value, policy) for key, value in config.items()}
+
+
+def _matching_labels(model, labels, path):
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] is None:
+        raise InputError(f"{path}: no segmentation network: its output has the shape {shape}, not [B, H, W, classes]")
+    if labels is None:
+        return LabelSet.numbered(shape[-1])
+    if len(labels) != shape[-1]:
+        raise InputError(f"{path}: the network has {shape[-1]} classes, its labels {len(labels)}")
+    return labels
+
+
+def _one_line(error):
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,0 +1,267 @@
+"""Recipes: everything that a training run depends on, as functions that return one frozen dataclass.
+
+A recipe's docstring states the command, the time it took and the score it reached, so that a change which makes
+it worse can be seen.
+"""
+
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, fields, replace
+
+from kseg.errors import InputError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train and how. Fields that are None leave the choice to the network's own default.
+
+    Attributes:
+        model: name of a builder in kseg.applications.
+        backbone: U-Net's pre-trained encoder, "vgg16" or "mobilenet_v2".
+        backbone_weights: "imagenet", or the path of a file with the backbone's weights.
+        weights: path of a trained network to start from; layers that match by name and shape are copied.
+        fc_units: FCN: channels of fc6 and fc7.
+        filters: U-Net: channels at full resolution.
+        depth: U-Net: number of times the resolution is halved.
+        batch_normalization: U-Net: normalise after each convolution.
+        dropout: dropped share in 0..1.
+        upsampling: U-Net: "transpose" or "bilinear".
+        crop_px: (height, width) of a training crop.
+        batch: crops a step.
+        epochs: number of epochs.
+        repeats: how often an epoch goes over the training images.
+        scales: smallest and largest random zoom.
+        flips: "none", "horizontal" or "all" (horizontal, vertical and quarter turns).
+        brightness, contrast, saturation: largest relative random change, 0 for none.
+        loss: names in LOSSES; their sum is minimised.
+        label_smoothing: share of the target that the cross-entropy spreads over the other classes.
+        optimizer: name in OPTIMIZERS.
+        learning_rate: after the warm-up.
+        weight_decay: decoupled, for "adamw"; L2-like for "sgd".
+        schedule: "constant", "polynomial" (power 0.9, to zero) or "cosine" (to zero).
+        warmup_steps: steps in which the learning rate rises linearly from zero.
+        precision: "auto", "float32", "mixed_bfloat16" or "mixed_float16".
+        validate_every: epochs between validations; the last epoch is always validated.
+        cache: "none" or "memory": keep decoded training images.
+        seed: of the weights, the order and the augmentation.
+    """
+
+    model: str
+    backbone: str | None = None
+    backbone_weights: str | None = None
+    weights: str | None = None
+    fc_units: int | None = None
+    filters: int | None = None
+    depth: int | None = None
+    batch_normalization: bool | None = None
+    dropout: float | None = None
+    upsampling: str | None = None
+    crop_px: tuple[int, int] = (256, 256)
+    batch: int = 8
+    epochs: int = 30
+    repeats: int = 1
+    scales: tuple[float, float] = (0.75, 1.5)
+    flips: str = "horizontal"
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    loss: tuple[str, ...] = ("cross_entropy",)
+    label_smoothing: float = 0.0
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: str = "polynomial"
+    warmup_steps: int = 0
+    precision: str = "auto"
+    validate_every: int = 1
+    cache: str = "none"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("batch", "epochs", "repeats", "validate_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"recipe field `{name}` must be at least 1. Received: {getattr(self, name)}")
+        if len(self.crop_px) != 2 or min(self.crop_px) < 1:
+            raise InputError(f"recipe field `crop_px` must be height,width in pixels. Received: {self.crop_px}")
+        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
+            raise InputError(f"recipe field `scales` must be smallest,largest. Received: {self.scales}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"recipe field `{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)}"
+                )
+        if not self.learning_rate > 0:
+            raise InputError(f"recipe field `learning_rate` must be positive. Received: {self.learning_rate}")
+
+
+_CHOICES = {
+    "flips": ("none", "horizontal", "all"),
+    "schedule": ("constant", "polynomial", "cosine"),
+    "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    "cache": ("none", "memory"),
+}
+
+
+def nuclei_unet():
+    """Cell nuclei, a small U-Net from scratch.
+
+    `tools/train.py nuclei_unet --data nuclei --out runs/nuclei` trains on the bundled images.
+    """
+    return Recipe(
+        model="UNet",
+        filters=16,
+        depth=4,
+        batch_normalization=True,
+        crop_px=(192, 192),
+        batch=8,
+        epochs=20,
+        repeats=4,
+        flips="all",
+        loss=("cross_entropy", "soft_dice"),
+        learning_rate=2e-3,
+        validate_every=2,
+        cache="memory",
+    )
+
+
+def membranes_unet():
+    """Neuronal membranes in electron microscopy (ISBI 2012), U-Net from scratch (Ronneberger et al. 2015)."""
+    return Recipe(
+        model="UNet",
+        filters=32,
+        depth=4,
+        batch_normalization=True,
+        crop_px=(256, 256),
+        batch=4,
+        epochs=60,
+        repeats=4,
+        flips="all",
+        saturation=0.0,
+        learning_rate=1e-3,
+        validate_every=5,
+        cache="memory",
+    )
+
+
+def camvid_fcn8s():
+    """CamVid street scenes, FCN-8s from VGG16 (Long et al. 2015).
+
+    `tools/train.py camvid_fcn8s --data camvid --out runs/camvid --set backbone_weights=vgg16.h5`
+    """
+    return Recipe(
+        model="FCN8s",
+        backbone_weights="imagenet",
+        fc_units=1024,
+        crop_px=(320, 320),
+        batch=8,
+        epochs=32,
+        learning_rate=1.5e-4,
+        validate_every=8,
+    )
+
+
+def camvid_unet_mobilenet():
+    """CamVid street scenes, U-Net on MobileNetV2: the small network for a phone."""
+    return Recipe(
+        model="UNet",
+        backbone="mobilenet_v2",
+        backbone_weights="imagenet",
+        filters=32,
+        crop_px=(320, 320),
+        batch=8,
+        epochs=60,
+        batch_normalization=True,
+        learning_rate=1e-3,
+        validate_every=5,
+    )
+
+
+RECIPES = {recipe.__name__: recipe for recipe in (nuclei_unet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet)}
+
+
+def find_recipe(name):
+    """The recipe called `name`.
+
+    Raises:
+        InputError: there is none; the message lists those that exist.
+    """
+    if name not in RECIPES:
+        raise InputError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def change(recipe, settings):
+    """Return `recipe` with fields replaced, each given as "field=value".
+
+    Values are read by the field's type: numbers, true/false, none, words, and comma-separated lists for tuples.
+
+    Raises:
+        InputError: not of the form field=value, an unknown field (all fields are listed), or a bad value.
+    """
+    kinds = typing.get_type_hints(Recipe)
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"a setting is written field=value. Received: {setting!r}")
+        if name not in kinds:
+            raise InputError(f"no recipe field {name!r}; there are: {', '.join(kinds)}")
+        try:
+            values[name] = _parse(text, kinds[name])
+        except ValueError as error:
+            raise InputError(f"recipe field `{name}` must be {_describe(kinds[name])}. Received: {text!r}") from error
+    return replace(recipe, **values)
+
+
+def _parse(text, kind):
+    if isinstance(kind, types.UnionType):
+        if text.lower() in ("none", ""):
+            return None
+        return _parse(text, next(k for k in kind.__args__ if k is not types.NoneType))
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        parts = text.strip("()[] ").replace("+", ",").split(",")
+        if kinds[-1] is ...:
+            kinds = kinds[:1] * len(parts)
+        if len(parts) != len(kinds):
+            raise ValueError(text)
+        return tuple(_parse(part.strip(), k) for part, k in zip(parts, kinds, strict=True))
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return kind(text)
+
+
+def _describe(kind):
+    if isinstance(kind, types.UnionType):
+        return " or ".join("none" if k is types.NoneType else _describe(k) for k in kind.__args__)
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if kinds[-1] is ...:
+            return f"a comma-separated list, each {_describe(kinds[0])}"
+        return f"{len(kinds)} values with commas, each {_describe(kinds[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+
+
+def recipe_to_json(recipe):
+    """The fields as JSON text."""
+    return json.dumps(asdict(recipe), indent=2) + "\n"
+
+
+def recipe_from_json(text, where):
+    """The recipe that `recipe_to_json` wrote.
+
+    Raises:
+        InputError: not such a text; `where` names its file.
+    """
+    known = {field.name for field in fields(Recipe)}
+    try:
+        values = json.loads(text)
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if unknown := set(values) - known:
+            raise InputError(f"{where}: unknown fields {sorted(unknown)}")
+        return Recipe(**values)
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise InputError(f"{where}: not a recipe ({error})") from error

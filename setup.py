@@ -1,0 +1,46 @@
+"""Package kseg. Exact versions that are known to work together stand in .ci/constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+EXTRAS = {
+    "cpu": ["tensorflow-cpu>=2.18"],
+    "gpu": ["tensorflow[and-cuda]>=2.18"],
+    "jax": ["jax>=0.4.30"],
+    "data": ["tensorflow-datasets>=4.9.7", "albumentations>=2.0", "opencv-python-headless"],
+    "tflite": ["ai-edge-litert>=2.0"],
+    "onnx": ["onnx", "tf2onnx>=1.16", "onnxruntime"],
+    "plots": ["matplotlib"],
+    "tensorboard": ["tensorboard"],
+}
+EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "gpu" for package in packages})
+EXTRAS["dev"] = ["pytest", "ruff", "pre-commit"]
+
+
+def _version():
+    line = next(line for line in (ROOT / "kseg/__init__.py").read_text().splitlines() if line.startswith("__version__"))
+    return line.split('"')[1]
+
+
+setup(
+    name="kseg",
+    version=_version(),
+    description="Semantic segmentation for Keras: from a folder of images to a verified TFLite or ONNX file",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["kseg", "kseg.*"]),
+    package_data={"kseg.data": ["bundled/*/*", "bundled/*/*/*/*"]},
+    install_requires=["numpy", "pillow", "keras>=3.8"],
+    extras_require=EXTRAS,
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,59 @@
+"""Score a network on labelled images: .keras, .tflite and .onnx alike."""
+
+import sys
+from pathlib import Path
+
+from kseg import cli
+
+EXAMPLES = """
+python tools/evaluate.py runs/nuclei/best.keras --data nuclei --split val
+python tools/evaluate.py fcn.tflite --data DIR --split val --json scores.json --pictures runs/errors
+"""
+
+
+def _arguments(argv):
+    parser = cli.parser(__doc__, EXAMPLES)
+    parser.add_argument("model", type=Path, metavar="MODEL", help=".keras, .tflite or .onnx file")
+    parser.add_argument("--data", required=True, help="folder of images and masks, 'nuclei' (bundled) or 'tfds:NAME'")
+    parser.add_argument("--split", default="val", help="default: val")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores here")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write panels and charts here")
+    parser.add_argument("--threads", type=int, help="threads of the interpreter")
+    return parser.parse_args(argv)
+
+
+@cli.command
+def main(argv=None):
+    """Evaluate, print the table, and write what was asked for."""
+    args = _arguments(argv)
+    from kseg import data, evaluation
+    from kseg.errors import InputError
+    from kseg.evaluation import pictures
+
+    predictor = evaluation.load_predictor(args.model, threads=args.threads)
+    source = data.open_source(args.data, args.split)
+    labels = source.labels
+    if len(predictor.labels) != len(labels):
+        raise InputError(f"{args.model} has {len(predictor.labels)} classes, {args.data} has {len(labels)}")
+    names = iter(source.names)
+
+    def on_image(image, label, prediction):
+        if args.pictures:
+            pictures.save_panel(image, label, prediction, labels, args.pictures / f"{Path(next(names)).stem}.png")
+
+    if args.pictures:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+    batches = cli.progress(data.evaluation_batches(source), "Evaluating", total=len(source.names))
+    scores = evaluation.evaluate(predictor, batches, labels, on_image)
+    if args.json:
+        cli.write_json(scores.to_dict(), args.json)
+    if args.pictures:
+        pictures.save_iou_chart(scores, labels, args.pictures / "iou_per_class.png")
+        pictures.save_confusion_chart(scores, labels, args.pictures / "confusion_matrix.png")
+        print(f"Pictures: {args.pictures}")
+    cli.print_scores(scores, f"{args.model} on {args.data} {args.split} ({scores.images} images)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

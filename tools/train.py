@@ -1,0 +1,75 @@
+"""Train a recipe's network on your images."""
+
+import sys
+from pathlib import Path
+
+import kseg
+from kseg import cli
+
+EXAMPLES = """
+python tools/train.py nuclei_unet --data nuclei --out runs/nuclei
+python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --set backbone_weights=vgg16.h5 --set epochs=10
+python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --resume
+"""
+
+
+def _arguments(argv):
+    parser = cli.parser(__doc__, EXAMPLES)
+    parser.add_argument("recipe", help="name of a recipe (kseg/training/recipes.py)")
+    parser.add_argument("--data", required=True, help="folder of images and masks, 'nuclei' (bundled) or 'tfds:NAME'")
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of this run")
+    parser.add_argument(
+        "--splits", nargs=2, default=("train", "val"), metavar=("TRAIN", "VAL"), help="default: train val"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of RUN")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
+    return parser.parse_args(argv)
+
+
+@cli.command
+def main(argv=None):
+    """Check the data, train, and evaluate the best network on the validation images."""
+    args = _arguments(argv)
+    from kseg import data, evaluation, training
+    from kseg.evaluation import pictures
+
+    recipe = training.change(training.find_recipe(args.recipe), args.set)
+    if args.resume:
+        recipe = training.resume_recipe(args.out, args.set)
+    sources = [data.open_source(args.data, split) for split in args.splits]
+    train_source, val_source = [_checked(source, args.skip_bad) for source in sources]
+    if not args.resume:
+        training.start_folder(args.out, recipe)
+    run = training.train(recipe, train_source, val_source, args.out, resume=args.resume)
+    predictor = evaluation.load_predictor(args.out / "best.keras")
+    batches = cli.progress(data.evaluation_batches(val_source), "Evaluating", total=len(val_source.names))
+    scores = evaluation.evaluate(predictor, batches, val_source.labels)
+    cli.write_json(scores.to_dict(), args.out / "scores.json")
+    pictures.save_training_curve(run.history, args.out / "curve.png")
+    pictures.save_iou_chart(scores, val_source.labels, args.out / "iou.png")
+    cli.print_scores(scores, f"{args.out / 'best.keras'} on {args.splits[1]} ({scores.images} images)")
+    print(f"Next: python tools/predict.py {args.out / 'best.keras'} YOUR_IMAGE --out {args.out / 'pictures'}")
+    return 0
+
+
+def _checked(source, skip_bad):
+    """The source after the scan; without its bad images if the user wants that."""
+    report = kseg.data.scan(source)
+    if not report.problems:
+        return source
+    for file, message in report.problems:
+        print(f"{file}: {message}", file=sys.stderr)
+    if not skip_bad:
+        raise kseg.errors.InputError(
+            f"{len(report.problems)} problems in the data; mend them, or leave these images out with --skip-bad"
+        )
+    kept = kseg.data.without(source, report)
+    print(f"Left out {len(source.names) - len(kept.names)} of {len(source.names)} images")
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())
