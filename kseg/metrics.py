@@ -121,7 +121,7 @@ class ConfusionMatrix(keras.metrics.Metric):
         self.classes, self.ignore = int(classes), None if ignore is None else int(ignore)
         # Not `self.names = [...]`: Keras tracks lists and would serialize its own wrapper.
         self.names = None if names is None else tuple(names)
-        # [2, classes * classes + 1]: low and high words; the last column counts pixels that are out of range.
+        # Low and high words; the last column counts pixels that are out of range.
         shape = (2, self.classes * self.classes + 1)
         self.counts = self.add_weight(shape=shape, initializer="zeros", dtype="int32", name="counts")
 

@@ -1,9 +1,12 @@
 """Fixtures, and the one list of all networks that the property tests run over."""
 
 import os
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("KSEG_TEST_DATA", ROOT.parent / "shared"))
@@ -34,3 +37,36 @@ def faces_dir():
 @pytest.fixture
 def weights_dir():
     return _shared("weights")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of 2 MB, where mounting one is allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A folder of small images that the tests draw: bright discs on a dark ground; 6 to train on, 3 kept back."""
+    from kseg.labels import LabelSet
+
+    folder = tmp_path_factory.mktemp("discs")
+    generator = np.random.default_rng(7)
+    rows, columns = np.mgrid[:40, :48]
+    for split, count in (("train", 6), ("val", 3)):
+        for kind in ("images", "masks"):
+            (folder / kind / split).mkdir(parents=True)
+        for index in range(count):
+            y, x, radius = generator.integers((8, 8, 5), (32, 40, 12))
+            mask = ((rows - y) ** 2 + (columns - x) ** 2 < radius**2).astype(np.uint8)
+            image = generator.integers(0, 60, (40, 48, 3)) + 150 * mask[..., None]
+            Image.fromarray(image.astype(np.uint8)).save(folder / "images" / split / f"{index}.png")
+            Image.fromarray(mask).save(folder / "masks" / split / f"{index}.png")
+    LabelSet(("ground", "disc"), ((0, 0, 0), (255, 200, 0))).save(folder / "labels.json")
+    return folder

@@ -1,5 +1,6 @@
 """Trained model -> exported file with its card, which appear only once they are proven, together or not at all."""
 
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from kseg import runtime
 from kseg.errors import InputError, need
 from kseg.export import onnx, tflite
 from kseg.export.inference import inference_model
-from kseg.export.parity import check_parity
+from kseg.export.parity import check_parity, check_rebuilt
 from kseg.files import is_disk_full
 from kseg.runtime.card import Card, sha256_of
 
@@ -65,6 +66,11 @@ def export(
     classes = network.output_shape[-1]
     if classes != len(labels):
         raise InputError(f"{model.name}: has {classes} classes, the label set {len(labels)}")
+    pairs = iter(verification)
+    first = next(pairs, None)
+    if first is None:
+        raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
+    check_rebuilt(model, network, first[0])  # before the converters, which crash on some networks that compute NaN
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
@@ -72,7 +78,8 @@ def export(
             card, files = _convert(network, labels, file, format, precision, calibration)
             card.save(file)
             predictor = runtime.load(file)
-            card = card.with_parity(check_parity(model, network, predictor, verification, verification_data))
+            pairs = itertools.chain([first], pairs)
+            card = card.with_parity(check_parity(network, predictor, pairs, verification_data))
             _publish([*files, card.save(file)], path.parent)
     except Exception as error:
         if is_disk_full(error):

@@ -7,6 +7,7 @@ precision the model was trained in: a `.keras` file keeps the dtype policies of 
 import keras
 
 from kseg.errors import InputError
+from kseg.export.flip import flip_kernel, foldable_flips, subtract_mean
 
 
 def inference_model(model, size_px):
@@ -16,18 +17,28 @@ def inference_model(model, size_px):
         model: keras.Model with one image input and one output [B, H, W, classes]; it is left as it is.
         size_px: (height, width), or None where the model itself has a fixed size.
     Raises:
-        InputError: the model takes something else than one RGB image of that size, or its scores have another size
-            than its input.
+        InputError: the model takes something else than one RGB image of that size, its scores have another size
+            than its input, or its weights are not finite.
         ValueError: the model is neither functional nor sequential.
     """
     if not getattr(model, "inputs", None):
         raise ValueError(f"`model` must be a functional or sequential Keras model. Received: {type(model).__name__}")
     size_px = _fixed_size(model, size_px)
     images = keras.Input(batch_shape=(1, *size_px, 3), dtype="float32", name="image")
-    copy = keras.models.clone_model(model, input_tensors=_like(model.input, images), clone_function=_float32_layer)
-    copy = keras.Model(copy.inputs, copy.outputs[0], name=model.name)  # without losses, metrics and an optimizer
+    flips = foldable_flips(model)
+
+    def rebuilt(layer):
+        return subtract_mean if layer in flips else _float32_layer(layer)
+
+    copy = keras.models.clone_model(model, input_tensors=like_input(model, images), clone_function=rebuilt)
+    copy = keras.Model(copy.inputs[0], copy.outputs[0], name=model.name)  # without losses, metrics and an optimizer
     for source, target in zip(model.weights, copy.weights, strict=True):
         target.assign(keras.ops.cast(source.value, target.dtype))
+        if not keras.ops.all(keras.ops.isfinite(target.value)):
+            # Told here: TensorFlow's 8-bit converter does not refuse them, it takes the whole process down.
+            raise InputError(f"{model.name}: the weights {source.path} hold NaN or infinity: its training diverged")
+    for convolution in {layer.name for used in flips.values() for layer in used}:
+        flip_kernel(copy.get_layer(convolution))
     if tuple(copy.output_shape[:3]) != (1, *size_px):
         raise InputError(
             f"{model.name}: gives scores of {_by(copy.output_shape[1:3])} for an image of {_by(size_px)}; "
@@ -62,9 +73,10 @@ def _by(size_px):
     return " x ".join("any" if edge is None else str(edge) for edge in size_px)
 
 
-def _like(structure, images):
-    """Keras wants the new input in the form in which the model declared its own: alone, in a list or in a dict."""
-    return keras.tree.map_structure(lambda _: images, structure)
+def like_input(model, images):
+    """`images` in the form in which a model of one input declared it, alone, in a list or in a dict: Keras minds."""
+    declared = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return keras.tree.map_structure(lambda _: images, declared)
 
 
 def _float32_layer(layer):

@@ -1,12 +1,12 @@
 """Does the file say what the Keras model says? Asked on real images, every time, before the file is given out."""
 
-import itertools
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
-from kseg.errors import InputError
 from kseg.export.errors import ParityError
+from kseg.export.inference import like_input
 from kseg.metrics import confusion_matrix, scores
 from kseg.runtime.resize import resize, resized_argmax
 
@@ -30,7 +30,7 @@ TOLERANCES = {
     "float32": Tolerance(max_abs_error=1e-3, relative_rms_error=1e-4, argmax_agreement=0.999),
     "float16": Tolerance(max_abs_error=2e-2, relative_rms_error=5e-3, argmax_agreement=0.99),
     "dynamic": Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95),
-    "int8": Tolerance(max_abs_error=0.5, relative_rms_error=0.2, argmax_agreement=0.92),
+    "int8": Tolerance(max_abs_error=0.5, relative_rms_error=0.2, argmax_agreement=0.9),
 }
 # The float32 copy of a model that computes in float16 or bfloat16: those carry 11 and 8 bits through every layer.
 REBUILT = Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95)
@@ -63,7 +63,8 @@ class Comparison:
     @property
     def relative_rms_error(self):
         """Root mean square of the differences over that of the reference's scores."""
-        return float(np.sqrt(self._squared_error / max(self._squared_score, 1e-30)))
+        with np.errstate(invalid="ignore"):  # infinity over infinity is NaN, and fails
+            return float(np.sqrt(self._squared_error / max(self._squared_score, 1e-30)))
 
     @property
     def argmax_agreement(self):
@@ -85,15 +86,14 @@ class Comparison:
         return found
 
 
-def check_parity(model, rebuilt, predictor, verification, data=""):
+def check_parity(network, predictor, verification, data=""):
     """Compare a file with the model that it was made from, on real images.
 
     Only the conversion is measured: an image of another size is resized once, and Keras and the file both get that
     resized image. For the mean IoUs the scores of both go back to the image's own size, where the labels are.
 
     Args:
-        model: the trained keras.Model as it was given.
-        rebuilt: its float32 copy at the file's size (`inference_model`), checked against `model` on the first image.
+        network: keras.Model, float32 at the file's size (`inference_model`).
         predictor: kseg.runtime.Predictor of the file.
         verification: iterable of (image uint8 [H, W, 3], label int [H, W] or None).
         data: where the images come from, for the card.
@@ -101,18 +101,12 @@ def check_parity(model, rebuilt, predictor, verification, data=""):
         dict for the card's `parity`.
     Raises:
         ParityError: a difference is outside TOLERANCES[precision], or not a number.
-        InputError: there are no images.
     """
     card = predictor.card
-    pairs = iter(verification)
-    first = next(pairs, None)
-    if first is None:
-        raise InputError(f"{card.file}: there are no images to check the file with: give some (--verify DATA)")
-    _check_rebuilt(model, rebuilt, resize(np.asarray(first[0]), predictor.size_px))
     comparison, truth = Comparison(), _Truth(card.labels)
-    for image, label in itertools.chain([first], pairs):
+    for image, label in verification:
         pixels = resize(np.asarray(image), predictor.size_px)
-        by_keras, by_file = _keras_scores(rebuilt, pixels), predictor.at_size(pixels)
+        by_keras, by_file = _keras_scores(network, pixels), predictor.at_size(pixels)
         comparison.add(by_keras, by_file)
         truth.add(label, by_keras, by_file)
     failures = comparison.failures(TOLERANCES[card.precision])
@@ -133,16 +127,28 @@ def check_parity(model, rebuilt, predictor, verification, data=""):
     }
 
 
-def _check_rebuilt(model, rebuilt, pixels):
+def check_rebuilt(model, network, image):
+    """Compare the copy that is to be converted with the trained model itself, on one image.
+
+    Args:
+        model: the trained keras.Model as it was given.
+        network: its float32 copy (`inference_model`).
+        image: uint8 or float [H, W, 3] in 0..255 of any size.
+    Raises:
+        ParityError: they differ, or the model computes what is not a number.
+    """
+    pixels = resize(np.asarray(image), network.input_shape[1:3])
+    (given,) = keras.tree.flatten(model(like_input(model, pixels[None]), training=False))
     comparison = Comparison()
-    comparison.add(_keras_scores(model, pixels), _keras_scores(rebuilt, pixels))
+    comparison.add(keras.ops.convert_to_numpy(given)[0], _keras_scores(network, pixels))
     computes = {layer.compute_dtype for layer in model.layers}
     failures = comparison.failures(TOLERANCES["float32"] if computes <= {"float32"} else REBUILT)
     if failures:
-        raise ParityError(f"{model.name}: its rebuilt copy for export differs from it: {'; '.join(failures)}")
+        raise ParityError(f"{model.name}: its float32 copy for the export differs from it: {'; '.join(failures)}")
 
 
 def _keras_scores(model, pixels):
+    model.jit_compile = False  # Keras would compile it with XLA, which takes long and is no faster on a CPU
     return np.asarray(model.predict_on_batch(pixels[None])[0], np.float32)
 
 

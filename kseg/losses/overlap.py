@@ -8,7 +8,7 @@ value depends on how images are put into batches (`lovasz_softmax` offers both).
 
 from keras import ops
 
-from kseg.losses.pixels import mean_over, prepare
+from kseg.losses.pixels import mean_over, prepare, sum_over_pixels
 
 
 def soft_dice(labels, logits, ignore=None, smooth=0.0):
@@ -139,9 +139,9 @@ def _regions(labels, logits, ignore, smooth, squared):
     labels, logits, valid, flaw = prepare(labels, logits, ignore)
     probabilities = ops.softmax(logits) * ops.expand_dims(valid, -1)
     true = ops.one_hot(labels, logits.shape[-1], dtype="float32")  # the label -1 gives a row of zeros
-    both = ops.sum(probabilities * true, axis=(0, 1, 2))
-    predicted = ops.sum(ops.square(probabilities) if squared else probabilities, axis=(0, 1, 2))
-    true = ops.sum(true, axis=(0, 1, 2))
+    both = sum_over_pixels(probabilities * true)
+    predicted = sum_over_pixels(ops.square(probabilities) if squared else probabilities)
+    true = sum_over_pixels(true)
     return both, predicted, true, ops.cast(true > 0, "float32"), flaw
 
 

@@ -46,6 +46,18 @@ def mean_over(values, mask, axis=None):
     return ops.sum(values * mask, axis=axis) / ops.where(total > 0, total, 1.0)
 
 
+def sum_over_pixels(values):
+    """Sum of values >= 0, float32 [B, H, W, ...] -> [...], good to about 1e-6 of what is summed.
+
+    Added up in one go, TensorFlow and XLA lose 0.6 % over 8 x 512 x 512 pixels: once the running sum is large, every
+    further value is rounded to its last digits. Row by row the sums stay short. `maximum` changes nothing; it keeps
+    XLA from merging the three sums into one again.
+    """
+    rows = ops.maximum(ops.sum(values, axis=2), 0.0)  # [B, H, ...]
+    images = ops.maximum(ops.sum(rows, axis=1), 0.0)  # [B, ...]
+    return ops.sum(images, axis=0)
+
+
 def _check_shapes(labels, logits):
     # Sizes may be unknown while a graph is built: only known ones are compared.
     if len(logits) != 4 or logits[-1] is None or logits[-1] < 2:

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from kseg.losses.pixels import mean_over, prepare
+from kseg.losses.pixels import prepare, sum_over_pixels
 
 
 def cross_entropy(labels, logits, ignore=None, class_weights=None, label_smoothing=0.0, sample_weight=None):
@@ -33,7 +33,7 @@ def cross_entropy(labels, logits, ignore=None, class_weights=None, label_smoothi
         evenly = -ops.mean(ops.log_softmax(logits), axis=-1)
         losses = (1.0 - label_smoothing) * losses + label_smoothing * evenly
     weights = _weights(labels, valid, logits.shape[-1], class_weights, sample_weight)
-    return mean_over(losses, weights) + flaw
+    return _mean(losses, weights) + flaw
 
 
 def focal(labels, logits, ignore=None, gamma=2.0, class_weights=None, sample_weight=None):
@@ -61,7 +61,7 @@ def focal(labels, logits, ignore=None, gamma=2.0, class_weights=None, sample_wei
         # 1 - p = -expm1(-ce) keeps its digits where p is near 1. The floor keeps the slope of x ** gamma finite at 0.
         losses = ops.maximum(-ops.expm1(-losses), 1e-7) ** gamma * losses
     weights = _weights(labels, valid, logits.shape[-1], class_weights, sample_weight)
-    return mean_over(losses, weights) + flaw
+    return _mean(losses, weights) + flaw
 
 
 def check_smoothing(label_smoothing):
@@ -86,6 +86,11 @@ def check_class_weights(class_weights):
 def _cross_entropies(labels, logits):
     # float32 [B, H, W]; at pixels that are not valid any finite value, which the weights take out.
     return ops.sparse_categorical_crossentropy(ops.maximum(labels, 0), logits, from_logits=True)
+
+
+def _mean(losses, weights):
+    total = sum_over_pixels(weights)
+    return sum_over_pixels(losses * weights) / ops.where(total > 0, total, 1.0)
 
 
 def _weights(labels, valid, classes, class_weights, sample_weight):

@@ -67,6 +67,29 @@ class RunFiles(keras.callbacks.Callback):
             writer.writerows(self.history)
 
 
+class StepLines(keras.callbacks.Callback):
+    """A line every so often within an epoch, for a log file, where `fit`'s progress bar would be a mess.
+
+    Args:
+        log: called with each line.
+        every_s: seconds between lines.
+    """
+
+    def __init__(self, log, every_s=60.0):
+        super().__init__()
+        self.log = log
+        self.every_s = every_s
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._last = epoch + 1, time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if time.monotonic() - self._last >= self.every_s:
+            self._last = time.monotonic()
+            steps = self.params["steps"]
+            self.log(f"  epoch {self._epoch}, step {batch + 1} of {steps}: loss {float(logs['loss']):.4f}")
+
+
 class LearningCurves(keras.callbacks.Callback):
     """TensorBoard logs: every number of an epoch, and overlays of the same few validation images.
 

@@ -157,6 +157,7 @@ def camvid_fcn8s():
         batch=8,
         epochs=32,
         learning_rate=1.5e-4,
+        warmup_steps=50,
         validate_every=8,
     )
 

@@ -5,6 +5,7 @@ follow from (seed, epoch, position) alone. So a run that goes on from `last.kera
 """
 
 import csv
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kseg import data
 from kseg.errors import InputError
 from kseg.metrics import ConfusionMatrix
 from kseg.training.build import build_loss, build_network, build_optimizer
-from kseg.training.callbacks import LearningCurves, RunFiles
+from kseg.training.callbacks import LearningCurves, RunFiles, StepLines
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.precision import choose_precision
 from kseg.training.recipes import change, recipe_from_json, recipe_to_json
@@ -103,6 +104,9 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
         restore_seed_states(model, state["seeds"])
         log(f"Resuming after epoch {first} of {recipe.epochs}")
     files = RunFiles(folder, labels, precision, state)
+    callbacks = [files, LearningCurves(folder / "logs", val_source)]
+    if not sys.stdout.isatty():
+        callbacks.append(StepLines(log))
     model.fit(
         training_stream(recipe, train_source, first),
         steps_per_epoch=steps,
@@ -110,8 +114,9 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
         epochs=recipe.epochs,
         validation_data=data.evaluation_batches(val_source),
         validation_freq=_validation_epochs(recipe),
-        callbacks=[files, LearningCurves(folder / "logs", val_source)],
-        verbose="auto",
+        callbacks=callbacks,
+        shuffle=False,  # the stream is shuffled already
+        verbose=1 if sys.stdout.isatty() else 2,
     )
     return Run(folder, tuple(files.history), files.best)
 

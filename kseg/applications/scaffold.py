@@ -1,0 +1,63 @@
+"""What all builders share: the input, the head, and checks of the common arguments."""
+
+import keras
+from keras import layers
+
+from kseg.applications.weights import load_weights
+from kseg.layers import CropLike
+
+
+def image_input(input_tensor, input_shape, channels=3):
+    """Return (the tensor to build on, the model's input).
+
+    Args:
+        input_tensor: Keras tensor [B, H, W, C] or None.
+        input_shape: (height, width, channels), where sizes may be None for any; None: any size, 3 channels.
+    Raises:
+        ValueError: the shape has not three dimensions, or no number of channels.
+    """
+    if input_tensor is not None:
+        sources = keras.utils.get_source_inputs(input_tensor)
+        return input_tensor, sources[0] if len(sources) == 1 else sources
+    shape = (None, None, channels) if input_shape is None else tuple(input_shape)
+    if len(shape) != 3 or shape[-1] is None:
+        raise ValueError(f"`input_shape` must be (height, width, channels). Received: {input_shape}")
+    inputs = keras.Input(shape, name="images")
+    return inputs, inputs
+
+
+def head(scores, images, classifier_activation, offset=(0, 0)):
+    """Scores at full resolution -> float32 logits of the images' size, whatever the dtype policy.
+
+    Args:
+        scores: Keras tensor [B, >= H, >= W, classes].
+        images: Keras tensor [B, H, W, C].
+        classifier_activation: None for logits, or an activation's name such as "softmax".
+        offset: (top, left) of the cut; None: `scores` stays as large as it is.
+    """
+    if offset is not None:
+        scores = CropLike(offset, name="crop")([scores, images])
+    logits = layers.Activation("linear", dtype="float32", name="logits")(scores)
+    if classifier_activation is None:
+        return logits
+    return layers.Activation(classifier_activation, dtype="float32", name="predictions")(logits)
+
+
+def finish(inputs, outputs, name, weights=None):
+    """The model, with weights from a file if there is one."""
+    model = keras.Model(inputs, outputs, name=name)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def check_classes(classes):
+    """Raise ValueError unless `classes` is a whole number from 1."""
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"`classes` must be a whole number from 1. Received: {classes}")
+
+
+def check_choice(name, value, allowed):
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}. Received: {value}")

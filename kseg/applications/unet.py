@@ -1,0 +1,145 @@
+"""U-Net (Ronneberger, Fischer, Brox 2015)."""
+
+from keras import layers
+
+from kseg.applications.backbones import mobilenet_v2, vgg16
+from kseg.applications.scaffold import check_choice, check_classes, finish, head, image_input
+from kseg.applications.weights import load_mobilenet_v2, load_vgg16
+from kseg.layers import CropLike, PadToStride, Preprocess
+
+_PREPROCESSING = {None: "unit", "vgg16": "caffe", "mobilenet_v2": "tf"}
+
+
+def UNet(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    classes=2,
+    classifier_activation=None,
+    name="unet",
+    *,
+    filters=64,
+    depth=4,
+    padding="same",
+    upsampling="transpose",
+    batch_normalization=False,
+    dropout=0.0,
+    backbone=None,
+    alpha=1.0,
+    include_preprocessing=True,
+    backbone_weights=None,
+):
+    """U-Net: a contracting and an expanding path, joined by concatenation at every stride.
+
+    Args:
+        include_top: False: end with the features [B, H, W, filters] from which the classes are scored.
+        weights: None, or the path of a trained network, `.weights.h5` or `.keras`.
+        input_tensor: Keras tensor [B, H, W, C] to build on, or None.
+        input_shape: (height, width, channels), where sizes may be None; None: RGB images of any size.
+        classes: number of classes.
+        classifier_activation: None for logits, which kseg's losses take; or "softmax".
+        name: of the model.
+        filters: channels at full resolution; doubled with each halving of the resolution.
+        depth: number of halvings; a backbone has five.
+        padding: "same": padded at the bottom and right to a multiple of the last stride, and cut back. "valid": no
+            padding, as published: 572x572 -> 388x388; train with labels cut to the middle.
+        upsampling: "transpose": learned 2x2 up-convolutions; "bilinear": fixed, followed by a 2x2 convolution. Both
+            halve the channels.
+        batch_normalization: normalise between each convolution of U-Net's own and its activation.
+        dropout: share that is dropped at the two coarsest strides of the contracting path, 0..1.
+        backbone: None, "vgg16" or "mobilenet_v2": a network for classification as contracting path.
+        alpha: width of MobileNetV2.
+        include_preprocessing: raw values 0..255 in (scaled to 0..1 without a backbone, else as the backbone was
+            trained); False: scaled already.
+        backbone_weights: None, "imagenet", or the path of a file with Keras's weights for the backbone.
+    Returns:
+        keras.Model: images [B, H, W, C] -> float32 logits [B, H, W, classes], under every dtype policy.
+    Raises:
+        ValueError: an argument is not allowed.
+        InputError: a weights file is missing or does not fit.
+    Departs from keras.applications: `weights=None` and logits are the defaults. Departs from the paper:
+    `padding="same"` and an optional batch normalisation.
+    Reference: Ronneberger, Fischer & Brox 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation".
+    """
+    check_classes(classes)
+    check_choice("padding", padding, ("same", "valid"))
+    check_choice("upsampling", upsampling, ("transpose", "bilinear"))
+    check_choice("backbone", backbone, tuple(_PREPROCESSING))
+    if backbone and padding == "valid":
+        raise ValueError('a backbone works with `padding="same"` only. Received: padding="valid"')
+    if backbone_weights and not backbone:
+        raise ValueError("`backbone_weights` needs a `backbone`. Received: backbone=None")
+    images, inputs = image_input(input_tensor, input_shape)
+    x = Preprocess(_PREPROCESSING[backbone], name="preprocess")(images) if include_preprocessing else images
+    if padding == "same":
+        x = PadToStride(32 if backbone else 2**depth, name="pad")(x)
+    if backbone:
+        features = vgg16(x, before_pool=True) if backbone == "vgg16" else mobilenet_v2(x, alpha)
+    else:
+        features = _contract(x, filters, depth, padding, batch_normalization, dropout)
+    x = _expand(features, filters, padding, upsampling, batch_normalization)
+    if include_top:
+        scores = layers.Conv2D(classes, 1, name="score_1")(x)
+        x = head(scores, images, classifier_activation, offset=(0, 0) if padding == "same" else None)
+    model = finish(inputs, x, name)
+    if backbone_weights and backbone == "vgg16":
+        load_vgg16(model, backbone_weights)
+    elif backbone_weights:
+        load_mobilenet_v2(model, backbone_weights, alpha)
+    return finish(model.input, model.output, name, weights) if weights else model
+
+
+def _contract(x, filters, depth, padding, batch_normalization, dropout):
+    """{stride: features} with strides 1, 2, ... 2^depth."""
+    features = {}
+    for level in range(depth + 1):
+        stride = 2**level
+        if level:
+            x = layers.MaxPooling2D(2, name=f"pool_{stride}")(x)
+        x = _two_convolutions(x, filters * stride, padding, batch_normalization, f"encode_{stride}")
+        if dropout and level >= depth - 1:
+            x = layers.Dropout(dropout, name=f"dropout_{stride}")(x)
+        features[stride] = x
+    return features
+
+
+def _expand(features, filters, padding, upsampling, batch_normalization):
+    """From the coarsest features to full resolution; a stride that the backbone lacks is passed without a skip."""
+    stride = max(features)
+    x = features[stride]
+    while stride > 1:
+        stride //= 2
+        x = _enlarge(x, filters * stride, upsampling, stride)
+        if stride in features:
+            skip = features[stride]
+            if padding == "valid":
+                skip = CropLike("centre", name=f"crop_{stride}")([skip, x])
+            x = layers.Concatenate(name=f"skip_{stride}")([skip, x])
+        x = _two_convolutions(x, filters * stride, padding, batch_normalization, f"decode_{stride}")
+    return x
+
+
+def _enlarge(x, channels, upsampling, stride):
+    name = f"upsample_{stride}"
+    if upsampling == "transpose":
+        return layers.Conv2DTranspose(channels, 2, strides=2, kernel_initializer="he_normal", name=name)(x)
+    x = layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
+    return layers.Conv2D(channels, 2, padding="same", kernel_initializer="he_normal", name=f"{name}_conv")(x)
+
+
+def _two_convolutions(x, channels, padding, batch_normalization, name):
+    for number in (1, 2):
+        # A bias before a normalisation has no effect.
+        x = layers.Conv2D(
+            channels,
+            3,
+            padding=padding,
+            use_bias=not batch_normalization,
+            kernel_initializer="he_normal",
+            name=f"{name}_conv{number}",
+        )(x)
+        if batch_normalization:
+            x = layers.BatchNormalization(name=f"{name}_bn{number}")(x)
+        x = layers.Activation("relu", name=f"{name}_relu{number}")(x)
+    return x

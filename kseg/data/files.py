@@ -1,0 +1,141 @@
+"""Image and mask files -> NumPy arrays: the reference that the TensorFlow path must equal. NumPy and Pillow only.
+
+Images become RGB of 8 bit as a viewer shows them: turned upright by their EXIF orientation, palette colours looked
+up, transparent parts on white. 16-bit grey is divided by 257 (65535 -> 255; a camera that uses only 12 of the 16
+bits gives dark pictures: stretch them beforehand); of 16-bit colour the upper byte is kept. Of an animation the
+first picture counts. A JPEG that was cut short is refused; one whose pixels are damaged inside an otherwise whole
+file cannot be told from a good one, because libjpeg goes on and only fills the gap.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from kseg.data.headers import grey_png_depth, orientation
+from kseg.errors import InputError
+
+# What Pillow's decoders raise for damaged files; none of them names the file.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path):
+    """Read an image file.
+
+    Args:
+        path: any format that Pillow knows: JPEG, PNG, TIFF, BMP, WebP, ...; 8 or 16 bit; grey, palette, RGB, CMYK,
+            with or without transparency.
+    Returns:
+        uint8 [H, W, 3], RGB.
+    Raises:
+        InputError: no such file, not an image, damaged, or of 32 bits a channel. Names the file.
+    """
+    image, turn = _decode(path)
+    if image.mode in _GREY_16:
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = Image.fromarray(grey)
+    if image.mode in ("I", "F"):
+        raise InputError(f"{path}: {image.mode!r} pixels of 32 bits have no known white; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    if turn in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[turn])
+    return np.array(image)
+
+
+def read_mask(path, labels):
+    """Read a mask file.
+
+    Args:
+        path: a grey (1 to 16 bits) or palette file of indices, or an RGB file of colours.
+        labels: LabelSet; its `masks` says which of the two ("index" or "colour").
+    Returns:
+        (int32 [H, W] class indices, number of pixels whose colour was not exactly one of the label set's).
+    Raises:
+        InputError: no such file, damaged, a JPEG of indices, or colours where indices are wanted. Names the file.
+    """
+    image, _ = _decode(path)
+    if labels.masks == "colour":
+        return labels.from_colours(np.asarray(image.convert("RGB")))
+    if image.format in ("JPEG", "MPO"):
+        raise InputError(f"{path}: JPEG changes the indices of a mask; save masks as PNG")
+    return _indices(image, path), 0
+
+
+def image_size(path):
+    """(height, width) in pixels as `read_image` would return them, from the header only.
+
+    Raises:
+        InputError: no such file, or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format == "TIFF":
+                image.load()  # turns it upright, which Pillow leaves to us for the other formats
+            width, height = image.size
+            turned = orientation(image.info.get("exif")) >= 5
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except _DAMAGE as error:
+        raise InputError(f"{path}: not an image that can be read ({error})") from error
+    return (width, height) if turned else (height, width)
+
+
+def _decode(path):
+    """(fully decoded Pillow image, its EXIF orientation)."""
+    try:
+        with Image.open(path) as image:
+            # Before decoding: Pillow adds what follows the pixels, which the header check does not look at.
+            turn = orientation(image.info.get("exif"))
+            image.load()
+            return image, turn
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read") from error
+    except _DAMAGE as error:
+        raise InputError(f"{path}: does not decode ({error})") from error
+
+
+def _indices(image, path):
+    """Pillow image of indices -> int32 [H, W]."""
+    if image.mode == "LA":
+        image = image.getchannel("L")
+    if image.mode == "PA":
+        image = image.getchannel("P")
+    pixels = np.asarray(image)
+    if image.mode in ("RGB", "RGBA"):
+        # Some programs write grey as three equal channels; real colours are another thing.
+        if (pixels[..., 0] != pixels[..., 1]).any() or (pixels[..., 0] != pixels[..., 2]).any():
+            raise InputError(f'{path}: holds colours, not indices; labels.json needs "masks": "colour" for it')
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2 or image.mode in ("F", "YCbCr", "CMYK", "LAB", "HSV"):
+        raise InputError(f"{path}: a mask of indices must be grey or with a palette. Received: {image.mode}")
+    pixels = pixels.astype(np.int32)
+    if image.mode == "L" and image.format == "PNG" and (depth := grey_png_depth(path)) < 8:
+        # Pillow stretches 2 and 4 bits to 0..255, as a picture needs and a mask does not.
+        pixels //= 255 // (2**depth - 1)
+    return pixels

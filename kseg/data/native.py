@@ -1,0 +1,90 @@
+"""Image and mask files -> tensors inside tf.data, with TensorFlow's own decoders where these are right.
+
+libjpeg and libpng decode to the same pixels in TensorFlow as in Pillow, if TensorFlow is asked for libjpeg's accurate
+integer transform (its default differs by up to 4 grey values).
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from kseg.data.backend import tensorflow
+from kseg.data.files import read_image, read_mask
+from kseg.data.headers import GREY, JPEG, PILLOW, PNG, image_route, mask_route
+
+# How a whole file ends. TensorFlow's errors do not name the file, so a file that ends in another way goes through
+# Pillow, which decodes it all the same if it can, and whose errors are ours.
+_ENDS = {JPEG: b"\xff\xd9", PNG: b"\x00\x00\x00\x00IEND\xaeB`\x82"}
+_ENDS[GREY] = _ENDS[PNG]
+
+
+def reader(images, masks, labels):
+    """Look at every header, and return the function that reads sample `index` in tf.data.
+
+    Args:
+        images, masks: paths (str), one of each a sample.
+        labels: LabelSet.
+    Returns:
+        Function int64 scalar tensor -> (image uint8 [H, W, 3], label int32 [H, W]). A file that cannot be read or a
+        mask of another size raises a tf.errors.OpError that names it.
+    """
+    tf = tensorflow()
+    with ThreadPoolExecutor() as pool:
+        image_routes = list(pool.map(image_route, images))
+        mask_routes = list(pool.map(mask_route, masks)) if labels.masks == "index" else [PILLOW] * len(masks)
+
+    def pillow_image(path):
+        return read_image(path.decode())
+
+    def pillow_mask(path):
+        return read_mask(path.decode(), labels)[0][..., None]
+
+    def read_png(contents):
+        return tf.io.decode_png(contents, channels=3)
+
+    def read_jpeg(contents):
+        return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+    def read_grey(contents):
+        return tf.cast(tf.io.decode_png(contents, channels=1), tf.int32)
+
+    read_image_file = _decoder(images, image_routes, {JPEG: read_jpeg, PNG: read_png}, pillow_image, tf.uint8, 3)
+    read_mask_file = _decoder(masks, mask_routes, {GREY: read_grey}, pillow_mask, tf.int32, 1)
+    paths = tf.constant(masks)
+
+    def read(index):
+        image, label = read_image_file(index), read_mask_file(index)[..., 0]
+        same = tf.reduce_all(tf.equal(tf.shape(image)[:2], tf.shape(label)))
+        message = ["mask of another size than its image:", paths[index], tf.shape(label), tf.shape(image)[:2]]
+        with tf.control_dependencies([tf.debugging.Assert(same, message)]):
+            return tf.identity(image), label
+
+    return read
+
+
+def _decoder(paths, routes, native, pillow, dtype, channels):
+    """Function index -> decoded file [H, W, channels] of `dtype`, by the routes that occur in these files."""
+    tf = tensorflow()
+    kinds = sorted(set(routes))
+    paths = tf.constant(paths)
+    positions = tf.constant(np.array([kinds.index(route) for route in routes], np.int32))
+
+    def by_pillow(path):
+        return tf.ensure_shape(tf.numpy_function(pillow, [path], dtype), [None, None, channels])
+
+    def by_tensorflow(path, kind):
+        contents = tf.io.read_file(path)
+        length, end = tf.strings.length(contents), _ENDS[kind]
+        whole = tf.equal(tf.strings.substr(contents, tf.maximum(length - len(end), 0), len(end)), end)
+        return tf.cond(whole, lambda: native[kind](contents), lambda: by_pillow(path))
+
+    def decode(index):
+        path = paths[index]
+        branches = [
+            (lambda: by_pillow(path)) if kind == PILLOW else (lambda kind=kind: by_tensorflow(path, kind))
+            for kind in kinds
+        ]
+        decoded = branches[0]() if len(branches) == 1 else tf.switch_case(positions[index], branches)
+        return tf.ensure_shape(decoded, [None, None, channels])
+
+    return decode

@@ -1,0 +1,143 @@
+"""The check of every sample before training starts."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kseg.data.backend import tensorflow
+from kseg.data.sources import Subset, foreign_indices, index_counts
+from kseg.errors import InputError
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a scan found.
+
+    Attributes:
+        samples: number of samples looked at.
+        problems: tuple of (file, message), in the order of the samples; empty if all is well.
+        bad: frozenset of the indices of the samples that have a problem.
+        inexact_pixels: pixels of good colour masks that were given the nearest colour, not exactly theirs.
+        class_pixels: tuple of the number of pixels of each class, over the good samples.
+        ignored_pixels: pixels with the ignore index, over the good samples.
+    """
+
+    samples: int
+    problems: tuple
+    bad: frozenset
+    inexact_pixels: int
+    class_pixels: tuple
+    ignored_pixels: int
+
+
+def scan(source, progress=True, threads=None):
+    """Read every image and mask of a source completely, in parallel.
+
+    A sample is good if both files exist and decode to the end, have the same size, and the mask holds no index
+    outside the label set.
+
+    Args:
+        source: a source.
+        progress: show a bar on stderr, where that is a terminal.
+        threads: number of threads; by default what `concurrent.futures` takes for this machine.
+    Returns:
+        ScanReport with all problems.
+    """
+    pool = ThreadPoolExecutor(threads)
+    try:
+        results = pool.map(lambda index: _examine(source, index), range(len(source)))
+        results = list(_shown(results, len(source), progress))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the files that are left
+    problems, bad = [], []
+    pixels, inexact = Counter(), 0
+    for index, (found, counts, inexact_here) in enumerate(results):
+        if found:
+            problems.extend(found)
+            bad.append(index)
+        else:
+            pixels.update(counts)
+            inexact += inexact_here
+    return ScanReport(
+        samples=len(source),
+        problems=(*problems, *source.orphans),
+        bad=frozenset(bad),
+        inexact_pixels=inexact,
+        class_pixels=tuple(pixels[i] for i in range(len(source.labels))),
+        ignored_pixels=pixels[source.labels.ignore],
+    )
+
+
+def without(source, report):
+    """The source without the samples that have a problem.
+
+    Raises:
+        InputError: no sample is left.
+    """
+    kept = [index for index in range(len(source)) if index not in report.bad]
+    if not kept:
+        raise InputError(f"none of the {len(source)} images is left: all have problems")
+    return Subset(source, kept)
+
+
+@contextmanager
+def naming_bad_files(source):
+    """Around training: when TensorFlow fails on a file that changed since the scan, say which.
+
+    TensorFlow's decoders do not name the file. On their errors the source is scanned again.
+
+    Raises:
+        InputError: instead of the tf.errors.OpError, if the scan finds a problem.
+    """
+    errors = tensorflow().errors
+    try:
+        yield
+    except (errors.InvalidArgumentError, errors.NotFoundError, errors.UnknownError, errors.DataLossError) as error:
+        problems = scan(source, progress=False).problems
+        if not problems:
+            raise
+        file, message = problems[0]
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise InputError(f"{file}: {message}{more}") from error
+
+
+def _examine(source, index):
+    """(list of (file, message), dict index -> pixels, inexact pixels) of one sample."""
+    files = source.files(index)
+    problems = []
+    image = label = None
+    inexact = 0
+    try:
+        image = source.load_image(index)
+    except InputError as error:
+        problems.append(_split(error, files))
+    try:
+        label, inexact = source.load_label(index)
+    except InputError as error:
+        problems.append(_split(error, files))
+    if label is None:
+        return problems, {}, 0
+    if image is not None and image.shape[:2] != label.shape:
+        problems.append(_split(source.size_message(index, image.shape, label.shape), files))
+    counts = index_counts(label)
+    if message := foreign_indices(counts, source.labels):
+        problems.append((files[1], message))
+    return problems, counts, inexact
+
+
+def _split(error, files):
+    """An error "FILE: message" -> (FILE, message)."""
+    text = str(error)
+    for file in files:
+        if text.startswith(f"{file}: "):
+            return file, text.removeprefix(f"{file}: ")
+    return files[0], text
+
+
+def _shown(results, total, progress):
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(results, "Checking images", total, console=console, disable=not (progress and console.is_terminal))

@@ -1,0 +1,237 @@
+"""Sources: samples by number, each an image with its label mask.
+
+A source has `labels` (LabelSet), `names` (one per sample) and two readers of sample i that give the same pixels:
+`load` for Python, `read` for tf.data.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from kseg.data import native
+from kseg.data.backend import tensorflow
+from kseg.data.files import image_size, read_image, read_mask
+from kseg.errors import InputError
+
+
+class Source:
+    """What every source has; a subclass gives `labels`, `names`, `load_image` and `load_label`.
+
+    Attributes:
+        labels: LabelSet.
+        names: tuple of str, one per sample: the image's file name, where it has one.
+        orphans: tuple of (file, message): what belongs to no sample, such as a mask without an image. `scan`
+            reports these.
+    """
+
+    labels = None
+    names = ()
+    orphans = ()
+
+    def __len__(self):
+        """The number of samples."""
+        return len(self.names)
+
+    def load_image(self, index):
+        """uint8 [H, W, 3]: RGB image `index` (int). Raises InputError, naming the file."""
+        raise NotImplementedError
+
+    def load_label(self, index):
+        """(int32 [H, W] class indices of image `index`, number of pixels whose colour was not exact)."""
+        raise NotImplementedError
+
+    def load(self, index):
+        """Sample `index` (int) for use in Python.
+
+        Returns:
+            (image uint8 [H, W, 3] in RGB, label int32 [H, W]).
+        Raises:
+            InputError: a file is missing or damaged, or the two differ in size. Names the file.
+        """
+        image, (label, _) = self.load_image(index), self.load_label(index)
+        if image.shape[:2] != label.shape:
+            raise InputError(self.size_message(index, image.shape, label.shape))
+        return image, label
+
+    def read(self, index):
+        """Sample `index` (int64 scalar tensor) in tf.data: the same as `load`, as tensors."""
+        tf = tensorflow()
+        image, label = tf.numpy_function(lambda i: self.load(int(i)), [index], (tf.uint8, tf.int32))
+        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
+
+    def files(self, index):
+        """(image file, mask file) of a sample, for messages."""
+        return self.names[index], f"mask of {self.names[index]}"
+
+    def fingerprint(self, index):
+        """Text that changes when the sample may have changed: what a cache on disk goes by."""
+        return self.names[index]
+
+    def size(self, index):
+        """(height, width) of image `index` in pixels, if that is cheap to know, else None."""
+        return None
+
+    def size_message(self, index, image_shape, label_shape):
+        """The message for a mask of another size than its image."""
+        (height, width), (mask_height, mask_width) = image_shape[:2], label_shape[:2]
+        image, mask = self.files(index)
+        return f"{mask}: {mask_height}x{mask_width} pixels (height x width), but the image {image} has {height}x{width}"
+
+
+class FileSource(Source):
+    """Image files with mask files.
+
+    Args:
+        labels: LabelSet; its `masks` says how the mask files hold the classes.
+        images: paths of the images.
+        masks: paths of their masks.
+        orphans: see Source.
+    """
+
+    def __init__(self, labels, images, masks, orphans=()):
+        if len(images) != len(masks):
+            raise ValueError(f"`masks` must have one path an image. Received: {len(images)} images, {len(masks)} masks")
+        self.labels = labels
+        self.names = tuple(Path(image).name for image in images)
+        self.orphans = tuple(orphans)
+        self._images = tuple(str(image) for image in images)
+        self._masks = tuple(str(mask) for mask in masks)
+        self._read = None
+
+    def load_image(self, index):
+        return read_image(self._images[index])
+
+    def load_label(self, index):
+        if not Path(self._masks[index]).exists():
+            raise InputError(f"{self._images[index]}: has no mask; {self._masks[index]} is wanted")
+        return read_mask(self._masks[index], self.labels)
+
+    def read(self, index):
+        tf = tensorflow()
+        if self._read is None:
+            plain = tf.autograph.experimental.do_not_convert
+            # The list of files is made outside the graph of the first dataset, so that the next one can use it too.
+            with tf.init_scope():
+                self._read = plain(plain(native.reader)(self._images, self._masks, self.labels))
+        return self._read(index)
+
+    def files(self, index):
+        return self._images[index], self._masks[index]
+
+    def fingerprint(self, index):
+        files = [Path(path) for path in self.files(index)]
+        states = [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in files if path.exists())]
+        return repr([[str(path.resolve()) for path in files], states, self.labels.to_dict()])
+
+    def size(self, index):
+        return image_size(self._images[index])
+
+
+class Subset(Source):
+    """Some samples of another source, in the given order.
+
+    Args:
+        source: the other source.
+        indices: sequence of int.
+    """
+
+    def __init__(self, source, indices):
+        self.labels = source.labels
+        self.names = tuple(source.names[i] for i in indices)
+        self._source = source
+        self._indices = tuple(int(i) for i in indices)
+
+    def load_image(self, index):
+        return self._source.load_image(self._indices[index])
+
+    def load_label(self, index):
+        return self._source.load_label(self._indices[index])
+
+    def load(self, index):
+        return self._source.load(self._indices[index])
+
+    def read(self, index):
+        tf = tensorflow()
+        return self._source.read(tf.gather(tf.constant(self._indices, tf.int64), index))
+
+    def files(self, index):
+        return self._source.files(self._indices[index])
+
+    def fingerprint(self, index):
+        return self._source.fingerprint(self._indices[index])
+
+    def size(self, index):
+        return self._source.size(self._indices[index])
+
+
+class _Arrays(Source):
+    def __init__(self, images, masks, labels, names):
+        self.labels, self.names = labels, names
+        self._images, self._masks = images, masks
+
+    def load_image(self, index):
+        image = self._images[index]
+        return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+
+    def load_label(self, index):
+        return self._masks[index].astype(np.int32), 0
+
+    def size(self, index):
+        return self._images[index].shape[:2]
+
+
+def arrays(images, masks, labels, names=None):
+    """Source of arrays that are in memory already.
+
+    Args:
+        images: sequence of uint8 [H, W, 3] or [H, W] (grey), or one array of them; sizes may differ.
+        masks: sequence of integer [H, W], class indices.
+        labels: LabelSet.
+        names: one name a sample; "0", "1", ... if None.
+    Raises:
+        InputError: shapes or dtypes do not fit, there are none, or an index is outside the label set.
+    """
+    images, masks = [np.asarray(image) for image in images], [np.asarray(mask) for mask in masks]
+    names = tuple(str(i) for i in range(len(images))) if names is None else tuple(names)
+    if not len(images) == len(masks) == len(names) or not images:
+        raise InputError(
+            "`images`, `masks` and `names` need the same length, not zero. "
+            f"Received: {len(images)}, {len(masks)}, {len(names)}"
+        )
+    for name, image, mask in zip(names, images, masks, strict=True):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+            raise InputError(f"image {name} must be uint8 [H, W] or [H, W, 3]. Received: {image.dtype} {image.shape}")
+        if not np.issubdtype(mask.dtype, np.integer) or mask.shape != image.shape[:2] or 0 in mask.shape:
+            raise InputError(
+                f"mask {name} must be integer {list(image.shape[:2])}, not empty. Received: {mask.dtype} {mask.shape}"
+            )
+        if message := foreign_indices(index_counts(mask.astype(np.int64)), labels):
+            raise InputError(f"mask {name}: {message}")
+    return _Arrays(images, masks, labels, names)
+
+
+def index_counts(label):
+    """Index -> number of pixels (dict of int), for an integer mask [H, W]."""
+    low, high = int(label.min()), int(label.max())
+    if high - low < 1 << 16:
+        counts = np.bincount((label - low).reshape(-1))
+        values = np.flatnonzero(counts)
+        return dict(zip((values + low).tolist(), counts[values].tolist(), strict=True))
+    values, counts = np.unique(label, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def foreign_indices(counts, labels):
+    """What is wrong with the indices of a mask, or None.
+
+    Args:
+        counts: index -> pixels, see `index_counts`.
+        labels: LabelSet.
+    """
+    foreign = [i for i in counts if not 0 <= i < len(labels) and i != labels.ignore]
+    if not foreign:
+        return None
+    found = ", ".join(f"{i} ({counts[i]} pixels)" for i in foreign[:5])
+    more = ", ..." if len(foreign) > 5 else ""
+    ignore = "no ignore index" if labels.ignore is None else f"ignore index {labels.ignore}"
+    return f"index {found}{more} outside the label set (classes 0 to {len(labels) - 1}, {ignore})"

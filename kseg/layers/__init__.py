@@ -1,0 +1,7 @@
+"""Layers and initializers that the networks are built of; they run on every Keras backend."""
+
+from kseg.layers.initializers import BilinearInitializer
+from kseg.layers.preprocess import Preprocess
+from kseg.layers.sizes import CropLike, PadToStride
+
+__all__ = ["BilinearInitializer", "CropLike", "PadToStride", "Preprocess"]

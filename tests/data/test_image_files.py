@@ -1,0 +1,236 @@
+"""Every kind of image and mask file, read by Pillow and inside tf.data, to the same pixels."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from handmade import LABELS, cut, encoded, exif, indices, picture, png, save
+from PIL import Image, ImageOps
+
+from kseg.data.files import image_size, read_image, read_mask
+from kseg.data.headers import GREY, JPEG, PILLOW, PNG, image_route, mask_route
+from kseg.data.sources import FileSource
+from kseg.errors import InputError
+from kseg.labels import LabelSet
+
+IMAGE = picture(37, 41)
+GREY_IMAGE = IMAGE[..., 0]
+ALPHA = np.concatenate([IMAGE, np.full((37, 41, 1), 128, np.uint8)], axis=2)
+WIDE = np.arange(37 * 41, dtype=np.uint16).reshape(37, 41) * 43
+
+
+def _palette_image():
+    return Image.fromarray(IMAGE).quantize(16)
+
+
+# name -> (write(path), expected pixels or None, route, grey values that an image may be off)
+IMAGES = {
+    "rgb.png": (lambda p: save(p, IMAGE), IMAGE, PNG, 0),
+    "grey.png": (lambda p: save(p, GREY_IMAGE), np.repeat(GREY_IMAGE[..., None], 3, 2), PNG, 0),
+    "rgb.jpg": (lambda p: save(p, IMAGE, quality=98), IMAGE, JPEG, 30),
+    "subsampled.jpg": (lambda p: save(p, IMAGE, quality=90, subsampling=2), IMAGE, JPEG, 60),
+    "progressive.jpg": (lambda p: save(p, IMAGE, quality=98, progressive=True), IMAGE, JPEG, 30),
+    "grey.jpg": (lambda p: save(p, GREY_IMAGE, quality=98), np.repeat(GREY_IMAGE[..., None], 3, 2), JPEG, 10),
+    "cmyk.jpg": (lambda p: Image.fromarray(IMAGE).convert("CMYK").save(p, quality=98), IMAGE, PILLOW, 40),
+    "upright.jpg": (lambda p: save(p, IMAGE, quality=98, exif=exif(1)), IMAGE, JPEG, 30),
+    "palette.png": (lambda p: _palette_image().save(p), np.array(_palette_image().convert("RGB")), PILLOW, 0),
+    "rgba.png": (lambda p: save(p, ALPHA), (IMAGE.astype(int) + 255) // 2, PILLOW, 1),
+    "grey16.png": (lambda p: save(p, WIDE), np.repeat(np.round(WIDE / 257)[..., None], 3, 2), PILLOW, 0),
+    "grey16.tif": (lambda p: save(p, WIDE), np.repeat(np.round(WIDE / 257)[..., None], 3, 2), PILLOW, 0),
+    "rgb.bmp": (lambda p: save(p, IMAGE), IMAGE, PILLOW, 0),
+    "rgb.webp": (lambda p: save(p, IMAGE, lossless=True), IMAGE, PILLOW, 0),
+    "rgb.tif": (lambda p: save(p, IMAGE), IMAGE, PILLOW, 0),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_kind_of_image_is_read_as_it_looks(name, tmp_path):
+    write, expected, route, tolerance = IMAGES[name]
+    path = tmp_path / name
+    write(path)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert image.shape == (37, 41, 3)
+    assert np.abs(image.astype(int) - expected).max() <= tolerance
+    assert image_route(path) == route
+    assert image_size(path) == (37, 41)
+
+
+def _in_tf(images, masks, labels=LABELS):
+    source = FileSource(labels, images, masks)
+    return source, list(tf.data.Dataset.range(len(images)).map(source.read).as_numpy_iterator())
+
+
+def test_tensorflow_reads_the_same_pixels(tmp_path):
+    paths = [tmp_path / name for name in IMAGES]
+    for path in paths:
+        IMAGES[path.name][0](path)
+    mask = save(tmp_path / "mask.png", indices(37, 41))
+    source, samples = _in_tf(paths, [mask] * len(paths))
+    for number, (image, label) in enumerate(samples):
+        np.testing.assert_array_equal(image, read_image(paths[number]), err_msg=paths[number].name)
+        np.testing.assert_array_equal(label, source.load(number)[1])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_orientation(turn, tmp_path):
+    path = save(tmp_path / "photo.jpg", IMAGE, quality=98, exif=exif(turn))
+    expected = np.array(ImageOps.exif_transpose(Image.open(path)))
+    np.testing.assert_array_equal(read_image(path), expected)
+    assert image_route(path) == (JPEG if turn == 1 else PILLOW)
+    assert image_size(path) == expected.shape[:2]
+    mask = save(tmp_path / "mask.png", indices(*expected.shape[:2]))
+    _, samples = _in_tf([path], [mask])
+    np.testing.assert_array_equal(samples[0][0], expected)
+
+
+@pytest.mark.parametrize("name", ["photo.png", "photo.webp", "photo.tif"])
+def test_exif_orientation_of_other_formats(name, tmp_path):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    path = save(tmp_path / name, IMAGE, exif=exif(6), **options)
+    np.testing.assert_array_equal(read_image(path), np.rot90(IMAGE, -1))
+    assert image_route(path) == PILLOW
+    assert image_size(path) == (41, 37)
+
+
+def test_damaged_exif_does_not_matter(tmp_path):
+    path = save(tmp_path / "photo.jpg", IMAGE, quality=98, exif=b"Exif\0\0MM\0*garbage")
+    assert read_image(path).shape == IMAGE.shape
+
+
+def test_png_transparency_chunk(tmp_path):
+    path = tmp_path / "see-through.png"
+    path.write_bytes(png(8, 0, [bytes([7, 200])], 2, chunks=[(b"tRNS", b"\0\7")]))
+    assert image_route(path) == PILLOW
+    np.testing.assert_array_equal(read_image(path)[0, :, 0], [255, 200])
+
+
+def test_trailing_bytes_do_no_harm(tmp_path):
+    path = save(tmp_path / "phone.jpg", IMAGE, quality=98)
+    whole = read_image(path)
+    path.write_bytes(path.read_bytes() + b"\0" * 1000)
+    _, samples = _in_tf([path], [save(tmp_path / "mask.png", indices(37, 41))])
+    np.testing.assert_array_equal(samples[0][0], whole)
+
+
+def test_palette_masks_give_indices(tmp_path):
+    mask = indices(9, 7)
+    image = Image.fromarray(mask, mode=None).convert("P")
+    image.putpalette([200, 0, 0, 0, 200, 0, 200, 0, 0])  # classes 0 and 2 have the same colour
+    image.save(tmp_path / "mask.png")
+    label, inexact = read_mask(tmp_path / "mask.png", LABELS)
+    assert label.dtype == np.int32
+    assert inexact == 0
+    np.testing.assert_array_equal(label, mask)
+    assert mask_route(tmp_path / "mask.png") == PILLOW
+
+
+@pytest.mark.parametrize(("depth", "row", "expected"), [(1, b"\x50", [0, 1, 0, 1]), (2, b"\x1b", [0, 1, 2, 3])])
+def test_narrow_grey_masks_are_not_stretched(depth, row, expected, tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_bytes(png(depth, 0, [row], 4))
+    np.testing.assert_array_equal(read_mask(path, LABELS)[0], [expected])
+    assert mask_route(path) == PILLOW
+
+
+def test_four_bit_mask(tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_bytes(png(4, 0, [b"\x01\x23\x4f"], 6))
+    np.testing.assert_array_equal(read_mask(path, LABELS)[0], [[0, 1, 2, 3, 4, 15]])
+
+
+def test_sixteen_bit_masks(tmp_path):
+    labels = LabelSet.numbered(3, ignore=65535)
+    mask = np.array([[0, 1], [2, 65535]], np.uint16)
+    path = save(tmp_path / "mask.png", mask)
+    np.testing.assert_array_equal(read_mask(path, labels)[0], mask)
+
+
+def test_mask_with_three_equal_channels(tmp_path):
+    mask = indices(5, 6)
+    path = save(tmp_path / "mask.png", np.repeat(mask[..., None], 3, 2))
+    np.testing.assert_array_equal(read_mask(path, LABELS)[0], mask)
+
+
+def test_colour_masks_take_the_nearest_colour(tmp_path):
+    labels = LABELS.with_masks("colour")
+    mask = indices(9, 7)
+    colours = labels.to_colours(mask)
+    colours[0, 0] += 1
+    path = save(tmp_path / "mask.png", colours)
+    label, inexact = read_mask(path, labels)
+    np.testing.assert_array_equal(label, mask)
+    assert inexact == 1
+    image = save(tmp_path / "image.png", picture(9, 7))
+    _, samples = _in_tf([image], [path], labels)
+    np.testing.assert_array_equal(samples[0][1], mask)
+
+
+def test_colours_where_indices_are_wanted(tmp_path):
+    path = save(tmp_path / "mask.png", LABELS.to_colours(indices(9, 7)))
+    with pytest.raises(InputError, match=r"mask\.png: holds colours.*\"masks\": \"colour\""):
+        read_mask(path, LABELS)
+
+
+def test_jpeg_masks_of_indices_are_refused(tmp_path):
+    path = save(tmp_path / "mask.jpg", indices(9, 7))
+    with pytest.raises(InputError, match=r"mask\.jpg: JPEG changes the indices"):
+        read_mask(path, LABELS)
+
+
+DAMAGED = {
+    "half.jpg": encoded(picture(64, 64), format="JPEG")[:-300],
+    "head.jpg": encoded(picture(64, 64), format="JPEG")[:100],
+    "half.png": encoded(picture(64, 64), format="PNG")[:-300],
+    "empty.png": b"",
+    "one.jpg": b"\xff",
+    "text.jpg": b"no picture at all" * 100,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_images_are_named(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(DAMAGED[name])
+    with pytest.raises(InputError, match=rf"{name}: does not decode"):
+        read_image(path)
+    mask = save(tmp_path / "mask.png", indices(64, 64))
+    with pytest.raises(tf.errors.OpError, match=name):
+        _in_tf([path], [mask])
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.png: no such file"):
+        read_image(tmp_path / "none.png")
+    mask = save(tmp_path / "mask.png", indices(64, 64))
+    with pytest.raises(tf.errors.OpError, match=r"none\.png: no such file"):
+        _in_tf([tmp_path / "none.png"], [mask])
+
+
+def test_damaged_masks_are_named_in_tensorflow(tmp_path):
+    image = save(tmp_path / "image.png", picture(64, 64))
+    mask = save(tmp_path / "mask.png", indices(64, 64))
+    assert mask_route(mask) == GREY
+    cut(mask)
+    with pytest.raises(tf.errors.OpError, match=r"mask\.png: does not decode"):
+        _in_tf([image], [mask])
+
+
+def test_masks_of_another_size_are_named_in_tensorflow(tmp_path):
+    image = save(tmp_path / "image.png", picture(8, 9))
+    mask = save(tmp_path / "mask.png", indices(9, 8))
+    with pytest.raises(tf.errors.OpError, match=r"another size than its image(.|\n)*mask\.png"):
+        _in_tf([image], [mask])
+
+
+def test_a_picture_of_one_pixel(tmp_path):
+    image = save(tmp_path / "image.png", picture(1, 1))
+    mask = save(tmp_path / "mask.png", np.array([[2]], np.uint8))
+    _, [(pixels, label)] = _in_tf([image], [mask])
+    assert pixels.shape == (1, 1, 3)
+    assert label.tolist() == [[2]]
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    path = save(tmp_path / "image.tif", np.ones((3, 3), np.float32))
+    with pytest.raises(InputError, match=r"image\.tif: 'F' pixels of 32 bits"):
+        read_image(path)

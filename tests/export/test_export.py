@@ -1,0 +1,327 @@
+import errno
+import json
+import os
+from functools import partial
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+import kseg.export.convert as convert
+from kseg import runtime
+from kseg.errors import InputError
+from kseg.export import ConversionError, ParityError, export
+from kseg.labels import LabelSet
+from kseg.runtime.card import sha256_of
+
+SIZE = (32, 48)
+LABELS = LabelSet.numbered(4, ignore=255)
+TARGETS = [(kind, precision) for kind, precisions in convert.PRECISIONS.items() for precision in precisions]
+
+
+def _network(dtype="float32"):
+    """Everything that segmentation networks are made of, small; scores that differ from class to class."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    image = keras.Input((None, None, 3))
+    x = layers.Rescaling(1 / 127.5, -1)(image)
+    x = skip = layers.Conv2D(16, 3, 2, padding="same", activation="relu", dtype=dtype)(x)
+    x = layers.BatchNormalization(dtype=dtype)(x)
+    x = layers.DepthwiseConv2D(3, padding="same", dilation_rate=2, dtype=dtype)(layers.MaxPooling2D()(x))
+    x = layers.SpatialDropout2D(0.5, dtype=dtype)(x)
+    x = layers.UpSampling2D(interpolation="bilinear", dtype=dtype)(x)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", dtype=dtype)(layers.Concatenate()([x, skip]))
+    x = layers.Conv2DTranspose(4, 4, 2, padding="same", use_bias=False, dtype="float32")(x)
+    network = keras.Model(image, x, name="small")
+    norm = next(layer for layer in network.layers if isinstance(layer, layers.BatchNormalization))
+    rng = np.random.default_rng(0)
+    norm.set_weights([rng.uniform(0.5, 1.5, 16) for _ in range(4)])
+    return network
+
+
+def _pairs(count=3, size_px=(40, 56)):
+    """Smooth pictures with a mask of two classes and unlabelled pixels."""
+    rng = np.random.default_rng(7)
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
+        image = np.asarray(coarse.resize(size_px[::-1], Image.BILINEAR))
+        label = (image[..., 0] > 128).astype(np.int32)
+        label[:3] = 255
+        yield image, label
+
+
+def _export(path, network=None, **changes):
+    kind = path.suffix[1:]
+    arguments = {"format": kind, "size_px": SIZE, "verification": _pairs(), "verification_data": "smooth pictures"}
+    return export(network or _network(), LABELS, path, **{**arguments, **changes})
+
+
+@pytest.mark.parametrize(("kind", "precision"), TARGETS)
+def test_every_precision(tmp_path, kind, precision):
+    path = tmp_path / "deeper" / f"net.{kind}"
+    card = _export(path, precision=precision, calibration=(image for image, _ in _pairs(6)))
+    assert sorted(os.listdir(path.parent)) == [path.name, path.name + ".json"]
+    assert runtime.Card.load(path) == card
+    assert card.sha256 == sha256_of(path)
+    assert (card.network, card.precision, card.labels) == ("small", precision, LABELS)
+    assert card.input["dtype"] == ("uint8" if precision == "int8" else "float32")
+    assert card.output == {"kind": "logits", "shape": [1, *SIZE, 4]}
+    assert {"kseg", "keras", "tensorflow-cpu" if "tensorflow-cpu" in card.versions else "tensorflow"} <= set(
+        card.versions
+    )
+    parity = card.parity
+    assert (parity["data"], parity["images"]) == ("smooth pictures", 3)
+    assert parity["argmax_agreement"] > 0.95
+    assert 0 < parity["mean_iou_keras"] < 1
+    assert abs(parity["mean_iou_keras"] - parity["mean_iou_file"]) < 0.02
+    assert runtime.load(path)(np.zeros((1, 7, 9, 3), np.uint8)).shape == (1, 7, 9, 4)
+
+
+def test_a_network_trained_in_mixed_precision(tmp_path):
+    card = _export(tmp_path / "net.onnx", _network("mixed_bfloat16"))
+    assert card.parity["max_abs_error"] < 1e-4  # against the float32 copy, which holds the very same weights
+
+
+def test_int8_pixels_are_stored_as_they_are(tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    grey = [np.full((*SIZE, 3), 128, np.uint8) for _ in range(2)]  # calibration data without black and white
+    images = [(image, None) for image in grey]
+    _export(
+        tmp_path / "net.tflite", precision="int8", calibration=[*grey, *(i for i, _ in _pairs())], verification=images
+    )
+    interpreter = Interpreter(str(tmp_path / "net.tflite"))
+    assert interpreter.get_input_details()[0]["quantization"] == (1.0, 0)
+    assert interpreter.get_input_details()[0]["dtype"] is np.uint8
+    assert interpreter.get_output_details()[0]["dtype"] is np.int8
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["logits"]}}
+
+
+def test_onnx_graph(tmp_path):
+    _export(tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.name for entry in model.graph.input] == ["image"]
+    assert [entry.name for entry in model.graph.output] == ["logits"]
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [17]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert LabelSet.from_dict(json.loads(metadata["labels"])) == LABELS
+    weights = {tensor.name for tensor in model.graph.initializer}
+    used = {name for node in model.graph.node for name in node.input}
+    assert weights <= used  # nothing is carried that nothing uses
+    assert not any(weights.issuperset(node.input) for node in model.graph.node)  # all that can be computed is
+    kernels = [node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    assert len(kernels) == 4
+    assert weights.issuperset(kernels)
+
+
+def test_onnx_weights_in_a_second_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert.onnx, "write_onnx", partial(convert.onnx.write_onnx, external_above_bytes=0))
+    card = _export(tmp_path / "net.onnx")
+    assert sorted(os.listdir(tmp_path)) == ["net.onnx", "net.onnx.data", "net.onnx.json"]
+    assert card.external_data == {"file": "net.onnx.data", "sha256": sha256_of(tmp_path / "net.onnx.data")}
+    runtime.load(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx.data").write_bytes(b"")
+    with pytest.raises(InputError, match=r"net\.onnx\.data: is not the file"):
+        runtime.load(tmp_path / "net.onnx")
+
+
+def test_labels_that_do_not_fit_give_no_mean_iou(tmp_path):
+    strange = [(image, np.where(label == 1, 77, label)) for image, label in _pairs()]
+    parity = _export(tmp_path / "net.onnx", verification=strange).parity
+    assert (parity["mean_iou_keras"], parity["mean_iou_file"]) == (None, None)
+    unlabelled = [(image, None) for image, _ in _pairs()]
+    assert _export(tmp_path / "net.onnx", verification=unlabelled).parity["mean_iou_file"] is None
+
+
+def test_softmax_is_told(tmp_path):
+    network = _network()
+    network = keras.Model(network.inputs[0], keras.layers.Activation("softmax")(network.outputs[0]))
+    assert _export(tmp_path / "net.onnx", network).output["kind"] == "probabilities"
+
+
+# ---- planted faults: each is caught, leaves nothing behind, and harms no older file
+
+
+def _weights_lost(network):
+    return keras.models.clone_model(network)  # freshly initialised
+
+
+def _not_a_number(network):
+    broken = keras.models.clone_model(network)
+    broken.set_weights(network.get_weights())
+    broken.weights[0].assign(np.full(broken.weights[0].shape, np.nan))
+    return broken
+
+
+def _channels_swapped(network):
+    image = network.inputs[0]
+    return keras.Model(image, network(keras.ops.flip(image, axis=-1)), name="swapped")
+
+
+def _classes_swapped(network):
+    return keras.Model(network.inputs[0], keras.ops.flip(network.outputs[0], axis=-1), name="swapped")
+
+
+FAULTS = [_weights_lost, _channels_swapped, _classes_swapped]
+
+
+@pytest.fixture
+def older(tmp_path):
+    """A folder with files of an earlier export, which must be there unchanged at the end of the test."""
+    before = {f"net.{suffix}": suffix.encode() for suffix in ("tflite", "tflite.json", "onnx", "onnx.json")}
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+    yield tmp_path
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "fault"),
+    [
+        *[(*target, fault) for target in (("tflite", "int8"), ("onnx", "float32")) for fault in FAULTS],
+        # An 8-bit file cannot hold NaN, and the converter crashes on it.
+        *[(kind, "float32", _not_a_number) for kind in ("tflite", "onnx")],
+    ],
+)
+def test_planted_fault(older, kind, precision, fault, monkeypatch):
+    module, name = {"tflite": (convert.tflite, "to_tflite"), "onnx": (convert.onnx, "write_onnx")}[kind]
+    honest = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda network, *rest: honest(fault(network), *rest))
+    calibration = [image for image, _ in _pairs(6)]
+    with pytest.raises(ParityError, match=r"net\.\w+: differs from the Keras model on 3 images: .*No file was written"):
+        _export(older / f"net.{kind}", precision=precision, calibration=calibration)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_of_a_diverged_training(older, value):
+    network = _network()
+    network.weights[0].assign(np.full(network.weights[0].shape, value))
+    with pytest.raises(InputError, match=r"the weights conv2d.*/kernel hold NaN or infinity"):
+        _export(older / "net.tflite", network, precision="int8", calibration=[image for image, _ in _pairs()])
+
+
+def test_a_network_that_computes_nan(older):
+    network = _network()
+    network = keras.Model(network.inputs[0], keras.ops.log(network.outputs[0] - 1e6))
+    with pytest.raises(ParityError, match="max_abs_error nan"):
+        _export(older / "net.tflite", network, precision="int8", calibration=[image for image, _ in _pairs()])
+
+
+def test_a_broken_copy(older, monkeypatch):
+    def broken(network, size_px, real=convert.inference_model):
+        copy = real(network, size_px)
+        copy.weights[0].assign(keras.ops.zeros_like(copy.weights[0]))
+        return copy
+
+    monkeypatch.setattr(convert, "inference_model", broken)
+    with pytest.raises(ParityError, match="its float32 copy for the export differs"):
+        _export(older / "net.onnx")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a reader's fault"), SystemExit(3)])
+def test_interrupted(older, error):
+    def pairs():
+        yield from _pairs(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        _export(older / "net.tflite", verification=pairs())
+
+
+def test_full_disk(older, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(convert.os, "fsync", full)
+    with pytest.raises(InputError, match="no space left on the disk; nothing was written"):
+        _export(older / "net.onnx")
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PermissionError("no")])
+def test_stopped_between_the_file_and_its_card(older, monkeypatch, moved, error):
+    done, real = [], os.replace
+
+    def replace(source, target):
+        if len(done) == moved and not str(source).endswith(".old"):
+            raise error
+        done.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(convert.os, "replace", replace)
+    with pytest.raises(type(error)):
+        _export(older / "net.onnx")
+    assert len(done) >= moved
+
+
+def test_stopped_where_nothing_was_before(tmp_path, monkeypatch):
+    real = os.replace
+
+    def replace(source, target):
+        if str(target).endswith(".json"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(convert.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        _export(tmp_path / "net.onnx")
+    assert not os.listdir(tmp_path)
+
+
+def test_an_older_file_is_replaced(tmp_path):
+    for suffix in ("onnx", "onnx.json"):
+        (tmp_path / f"net.{suffix}").write_text("old")
+    card = _export(tmp_path / "net.onnx")
+    assert runtime.load(tmp_path / "net.onnx").card == card
+    assert sorted(os.listdir(tmp_path)) == ["net.onnx", "net.onnx.json"]
+
+
+# ---- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("net.tflite", {"precision": "int8"}, "int8 needs images for calibration"),
+        ("net.tflite", {"precision": "int8", "calibration": []}, "int8 needs images for calibration"),
+        ("net.tflite", {"precision": "int4"}, "tflite files come in float32, float16, dynamic, int8. Received: int4"),
+        ("net.onnx", {"precision": "int8"}, "onnx files come in float32, float16. Received: int8"),
+        ("net.onnx", {"format": "tflite"}, "must end in .tflite"),
+        ("net.onnx", {"format": "tfjs"}, "must be one of tflite, onnx"),
+        ("net.onnx", {"size_px": None}, "say the height and width"),
+        ("net.onnx", {"verification": []}, "no images to check the file with"),
+    ],
+)
+def test_mistakes(older, name, changes, message):
+    with pytest.raises(InputError, match=message):
+        _export(older / name, **changes)
+
+
+def test_another_number_of_classes(older):
+    with pytest.raises(InputError, match="has 4 classes, the label set 2"):
+        export(_network(), LabelSet.numbered(2), older / "net.onnx", format="onnx", size_px=SIZE, verification=_pairs())
+
+
+def test_missing_converter(older, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tf2onnx", None)
+    with pytest.raises(ImportError, match=r"kseg\[onnx\]"):
+        _export(older / "net.onnx")
+
+
+def test_no_flex_operators(older):
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, keras.ops.erfinv(image / 300.0) + keras.layers.Conv2D(4, 1)(image)[..., :3])
+    with pytest.raises(ConversionError, match=r"TFLite, float32: .*[Ee]rfinv"):
+        export(
+            network, LabelSet.numbered(3), older / "net.tflite", format="tflite", size_px=SIZE, verification=_pairs()
+        )
+
+
+def test_the_converters_are_quiet(tmp_path, capfd):
+    _export(tmp_path / "net.tflite", precision="int8", calibration=[image for image, _ in _pairs()])
+    _export(tmp_path / "net.onnx")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")

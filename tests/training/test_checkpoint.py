@@ -1,0 +1,103 @@
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from kseg.errors import InputError
+from kseg.labels import LabelSet
+from kseg.training.checkpoint import load_model, read_state, restore, save_model
+
+LABELS = LabelSet(("sky", "ground"), ((0, 0, 255), (90, 60, 30)), ignore=255)
+IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+
+
+def _network(policy="float32", classes=2):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(4, 3, padding="same", dtype=policy, activation="relu")(x)
+    x = keras.layers.Dropout(0.5, dtype=policy)(x)
+    x = keras.layers.Conv2D(classes, 1, dtype=policy)(x)
+    model = keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(x))
+    model.compile("adam", "mse")
+    return model
+
+
+def test_labels_and_state_travel_in_the_file(tmp_path):
+    model, path = _network(), tmp_path / "a.keras"
+    save_model(model, path, LABELS, state={"epoch": 3})
+    loaded, labels = load_model(path)
+    assert labels == LABELS
+    assert read_state(path) == {"epoch": 3}
+    np.testing.assert_allclose(loaded.predict_on_batch(IMAGES), model.predict_on_batch(IMAGES), atol=1e-6)
+    keras.saving.load_model(path)  # a plain Keras reads it too
+
+
+def test_a_half_precision_file_loads_in_float32(tmp_path):
+    path = tmp_path / "a.keras"
+    save_model(_network("mixed_float16"), path, LABELS)
+    loaded, _ = load_model(path)
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
+    kept, _ = load_model(path, policy=None)
+    assert "float16" in {layer.compute_dtype for layer in kept.layers}
+
+
+def test_the_optimizer_is_restored_or_the_run_stops(tmp_path):
+    model, path = _network(), tmp_path / "a.keras"
+    model.fit(IMAGES, np.zeros((2, 8, 8, 2)), epochs=3, verbose=0)
+    save_model(model, path, LABELS, state={}, include_optimizer=True)
+    other = _network()
+    restore(other, path, iterations=3)
+    for ours, theirs in zip(model.optimizer.variables, other.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    save_model(model, path, LABELS, state={})
+    with pytest.raises(InputError, match="optimizer's state was not restored"):
+        restore(_network(), path, iterations=3)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip_weights(path):
+    """Damage the weights' bytes, not the archive's directory."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("model.weights.h5").header_offset + 100
+    content[start : start + 2000] = bytes(2000)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip_weights, lambda p: p.write_text("no archive"), lambda p: p.unlink()])
+def test_a_damaged_file_is_one_line(tmp_path, damage):
+    path = tmp_path / "a.keras"
+    save_model(_network(), path, LABELS)
+    damage(path)
+    with pytest.raises(InputError, match=r"a\.keras: (no such file|not a readable)") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    classifier = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    classifier.save(tmp_path / "a.keras")
+    with pytest.raises(InputError, match="no segmentation network"):
+        load_model(tmp_path / "a.keras")
+
+
+def test_labels_must_be_as_many_as_the_classes(tmp_path):
+    save_model(_network(classes=3), tmp_path / "a.keras", LABELS)
+    with pytest.raises(InputError, match="3 classes, its labels 2"):
+        load_model(tmp_path / "a.keras")
+
+
+def test_a_full_disk_keeps_the_old_file(small_disk):
+    path = small_disk / "a.keras"
+    save_model(_network(), path, LABELS)
+    before = path.read_bytes()
+    inputs = keras.Input((None, None, 3))
+    big = keras.Model(inputs, keras.layers.Conv2D(2, 400, padding="same")(inputs))
+    with pytest.raises(InputError, match="no space left"):
+        save_model(big, path, LABELS)
+    assert path.read_bytes() == before
+    assert [p.name for p in small_disk.iterdir()] == ["a.keras"]

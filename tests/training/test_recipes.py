@@ -1,0 +1,56 @@
+import dataclasses
+
+import pytest
+
+from kseg.errors import InputError
+from kseg.training.recipes import RECIPES, Recipe, change, find_recipe, recipe_from_json, recipe_to_json
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name):
+    recipe = find_recipe(name)
+    assert recipe_from_json(recipe_to_json(recipe), "here") == recipe
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.batch = 3
+
+
+def test_values_are_read_by_the_type_of_their_field():
+    recipe = change(
+        Recipe(model="UNet"),
+        [
+            "batch=3",
+            "learning_rate=1e-5",
+            "crop_px=64,96",
+            "loss=focal,soft_dice",
+            "batch_normalization=true",
+            "backbone_weights=a=b.h5",
+            "filters=none",
+        ],
+    )
+    assert (recipe.batch, recipe.learning_rate, recipe.crop_px) == (3, 1e-5, (64, 96))
+    assert (recipe.loss, recipe.batch_normalization) == (("focal", "soft_dice"), True)
+    assert (recipe.backbone_weights, recipe.filters) == ("a=b.h5", None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("bach=3", r"no recipe field 'bach'; there are: model, backbone.* seed"),
+        ("batch", "written field=value"),
+        ("batch=three", "`batch` must be a whole number. Received: 'three'"),
+        ("batch=0", "`batch` must be at least 1"),
+        ("crop_px=64", "`crop_px` must be 2 values"),
+        ("batch_normalization=maybe", "`batch_normalization` must be true or false or none"),
+        ("schedule=steps", "`schedule` must be one of constant, polynomial, cosine"),
+        ("scales=2,1", "smallest,largest"),
+        ("learning_rate=nan", "`learning_rate` must be positive"),
+    ],
+)
+def test_a_bad_setting_is_told_with_the_rule(setting, message):
+    with pytest.raises(InputError, match=message):
+        change(Recipe(model="UNet"), [setting])
+
+
+def test_an_unknown_recipe_lists_those_that_exist():
+    with pytest.raises(InputError, match="nuclei_unet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet"):
+        find_recipe("nuclei")

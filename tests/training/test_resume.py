@@ -1,0 +1,71 @@
+"""A run that was killed and resumed ends like one that was left alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kseg.training.checkpoint import load_model, read_state
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SETTINGS = [
+    "filters=4",
+    "depth=2",
+    "dropout=0.3",
+    "crop_px=32,32",
+    "batch=2",
+    "repeats=6",
+    "epochs=4",
+    "precision=float32",
+    "validate_every=1",
+    "warmup_steps=3",
+]
+
+
+def _start(data, run, *more):
+    settings = [] if "--resume" in more else [word for s in SETTINGS for word in ("--set", s)]
+    command = [sys.executable, str(ROOT / "tools/train.py"), "nuclei_unet", "--data", str(data), "--out", str(run)]
+    return subprocess.Popen([*command, *settings, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def _kill_after_epoch(process, run, epochs):
+    """SIGKILL in the epoch that follows, as soon as `last.keras` tells that `epochs` are done."""
+    last = run / "last.keras"
+    for _ in range(6000):
+        assert process.poll() is None, process.communicate()[0]
+        if last.exists() and read_state(last)["epoch"] + 1 >= epochs:
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_kill_and_resume_give_the_same_weights(tiny_data, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    first = _start(tiny_data, killed)
+    _kill_after_epoch(first, killed, epochs=2)
+    assert "Resuming after epoch" in _finish(_start(tiny_data, killed, "--resume"))
+    _finish(_start(tiny_data, whole))
+
+    expected, found = (load_model(run / "last.keras")[0] for run in (whole, killed))
+    for ours, theirs in zip(expected.weights, found.weights, strict=True):
+        np.testing.assert_allclose(np.asarray(theirs), np.asarray(ours), rtol=0, atol=1e-5)
+    assert read_state(whole / "last.keras")["seeds"] == read_state(killed / "last.keras")["seeds"]
+    losses = [[entry["loss"] for entry in read_state(run / "last.keras")["history"]] for run in (whole, killed)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(losses[1]) == 4
+    for name in ("best.keras", "last.keras", "recipe.json", "history.csv", "scores.json", "curve.png", "iou.png"):
+        assert (killed / name).is_file(), name
+    assert list((killed / "logs").iterdir())
