@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tooling import TINY, tool
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("KSEG_TEST_DATA", ROOT.parent / "shared"))
@@ -70,3 +71,47 @@ def tiny_data(tmp_path_factory):
             Image.fromarray(mask).save(folder / "masks" / split / f"{index}.png")
     LabelSet(("ground", "disc"), ((0, 0, 0), (255, 200, 0))).save(folder / "labels.json")
     return folder
+
+
+def _small(builder, **options):
+    def build(classes, **more):
+        from kseg import applications  # here, so that the tests of kseg.runtime run without Keras
+
+        return getattr(applications, builder)(classes=classes, **{**options, **more})
+
+    return build
+
+
+# The one list of all networks, each in a small form: (id, function of `classes` and other arguments of the builder).
+MODELS = (
+    ("fcn32s", _small("FCN32s", fc_units=16)),
+    ("fcn16s", _small("FCN16s", fc_units=16)),
+    ("fcn8s", _small("FCN8s", fc_units=16)),
+    ("fcn8s_caffe", _small("FCN8s", fc_units=16, alignment="caffe")),
+    ("unet", _small("UNet", filters=4, depth=2)),
+    ("unet_bilinear", _small("UNet", filters=4, depth=2, upsampling="bilinear", batch_normalization=True, dropout=0.2)),
+    ("unet_vgg16", _small("UNet", filters=2, backbone="vgg16")),
+    ("unet_mobilenet_v2", _small("UNet", filters=2, backbone="mobilenet_v2", alpha=0.35)),
+)
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a tool that must fail on its user's mistake: one line, exit code 2; returns that line."""
+
+    def run(name, *arguments, code=2):
+        assert tool(name)([str(a) for a in arguments]) == code
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert not any("Traceback" in line for line in lines)
+        assert lines[-1].startswith(("error: ", "failed: "))
+        return lines[-1]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data, tmp_path_factory):
+    """Folder of a run that tools/train.py made."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    assert tool("train")(["nuclei_unet", "--data", str(tiny_data), "--out", str(run), *TINY]) == 0
+    return run

@@ -15,7 +15,7 @@ def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("model", type=Path, metavar="MODEL", help=".keras, .tflite or .onnx file")
     parser.add_argument("--data", required=True, help="folder of images and masks, 'nuclei' (bundled) or 'tfds:NAME'")
-    parser.add_argument("--split", default="val", help="default: val")
+    parser.add_argument("--split", default="val", help="default: val; 'all' for a folder without splits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores here")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write panels and charts here")
     parser.add_argument("--threads", type=int, help="threads of the interpreter")
@@ -44,7 +44,8 @@ def main(argv=None):
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
     batches = cli.progress(data.evaluation_batches(source), "Evaluating", total=len(source.names))
-    scores = evaluation.evaluate(predictor, batches, labels, on_image)
+    with data.naming_bad_files(source):
+        scores = evaluation.evaluate(predictor, batches, labels, on_image)
     if args.json:
         cli.write_json(scores.to_dict(), args.json)
     if args.pictures:

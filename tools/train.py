@@ -39,10 +39,10 @@ def main(argv=None):
     recipe = training.change(training.find_recipe(args.recipe), args.set)
     if args.resume:
         recipe = training.resume_recipe(args.out, args.set)
+    else:
+        training.check_new_folder(args.out)
     sources = [data.open_source(args.data, split) for split in args.splits]
     train_source, val_source = [_checked(source, args.skip_bad) for source in sources]
-    if not args.resume:
-        training.start_folder(args.out, recipe)
     run = training.train(recipe, train_source, val_source, args.out, resume=args.resume)
     predictor = evaluation.load_predictor(args.out / "best.keras")
     batches = cli.progress(data.evaluation_batches(val_source), "Evaluating", total=len(val_source.names))
@@ -58,6 +58,8 @@ def main(argv=None):
 def _checked(source, skip_bad):
     """The source after the scan; without its bad images if the user wants that."""
     report = kseg.data.scan(source)
+    if report.inexact_pixels:
+        print(f"{report.inexact_pixels} mask pixels had no colour of the label set; the nearest one counts")
     if not report.problems:
         return source
     for file, message in report.problems:

@@ -1,7 +1,7 @@
 """Networks: images -> logits, in the manner of keras.applications."""
 
 from kseg.applications.fcn import FCN8s, FCN16s, FCN32s
+from kseg.applications.transplant import Transplant, transplant
 from kseg.applications.unet import UNet
-from kseg.applications.weights import Transplant, transplant
 
 __all__ = ["FCN8s", "FCN16s", "FCN32s", "Transplant", "UNet", "transplant"]

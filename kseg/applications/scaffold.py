@@ -1,25 +1,28 @@
 """What all builders share: the input, the head, and checks of the common arguments."""
 
+import numbers
+
 import keras
 from keras import layers
 
-from kseg.applications.weights import load_weights
 from kseg.layers import CropLike
 
 
-def image_input(input_tensor, input_shape, channels=3):
+def image_input(input_tensor, input_shape):
     """Return (the tensor to build on, the model's input).
 
     Args:
         input_tensor: Keras tensor [B, H, W, C] or None.
-        input_shape: (height, width, channels), where sizes may be None for any; None: any size, 3 channels.
+        input_shape: (height, width, channels), where sizes may be None for any; None: RGB images of any size.
     Raises:
-        ValueError: the shape has not three dimensions, or no number of channels.
+        ValueError: not three dimensions, no number of channels, or not a Keras tensor.
     """
     if input_tensor is not None:
+        if not keras.backend.is_keras_tensor(input_tensor) or len(input_tensor.shape) != 4:
+            raise ValueError(f"`input_tensor` must be a Keras tensor [B, H, W, C]. Received: {input_tensor}")
         sources = keras.utils.get_source_inputs(input_tensor)
         return input_tensor, sources[0] if len(sources) == 1 else sources
-    shape = (None, None, channels) if input_shape is None else tuple(input_shape)
+    shape = (None, None, 3) if input_shape is None else tuple(input_shape)
     if len(shape) != 3 or shape[-1] is None:
         raise ValueError(f"`input_shape` must be (height, width, channels). Received: {input_shape}")
     inputs = keras.Input(shape, name="images")
@@ -43,18 +46,16 @@ def head(scores, images, classifier_activation, offset=(0, 0)):
     return layers.Activation(classifier_activation, dtype="float32", name="predictions")(logits)
 
 
-def finish(inputs, outputs, name, weights=None):
-    """The model, with weights from a file if there is one."""
-    model = keras.Model(inputs, outputs, name=name)
-    if weights is not None:
-        load_weights(model, weights)
-    return model
+def check_count(name, value):
+    """Raise ValueError unless `value` is a whole number from 1."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number from 1. Received: {value}")
 
 
-def check_classes(classes):
-    """Raise ValueError unless `classes` is a whole number from 1."""
-    if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"`classes` must be a whole number from 1. Received: {classes}")
+def check_share(name, value):
+    """Raise ValueError unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {value}")
 
 
 def check_choice(name, value, allowed):

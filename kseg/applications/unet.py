@@ -1,10 +1,13 @@
 """U-Net (Ronneberger, Fischer, Brox 2015)."""
 
+from functools import partial
+
+import keras
 from keras import layers
 
 from kseg.applications.backbones import mobilenet_v2, vgg16
-from kseg.applications.scaffold import check_choice, check_classes, finish, head, image_input
-from kseg.applications.weights import load_mobilenet_v2, load_vgg16
+from kseg.applications.scaffold import check_choice, check_count, check_share, head, image_input
+from kseg.applications.weights import load_mobilenet_v2, load_vgg16, load_weights
 from kseg.layers import CropLike, PadToStride, Preprocess
 
 _PREPROCESSING = {None: "unit", "vgg16": "caffe", "mobilenet_v2": "tf"}
@@ -15,7 +18,7 @@ def UNet(
     weights=None,
     input_tensor=None,
     input_shape=None,
-    classes=2,
+    classes=21,
     classifier_activation=None,
     name="unet",
     *,
@@ -40,10 +43,12 @@ def UNet(
         classes: number of classes.
         classifier_activation: None for logits, which kseg's losses take; or "softmax".
         name: of the model.
-        filters: channels at full resolution; doubled with each halving of the resolution.
-        depth: number of halvings; a backbone has five.
+        filters: channels at full resolution; doubled with each halving of the resolution. With a backbone they are
+            those of the expanding path, for which 16 is usual.
+        depth: number of halvings; a backbone has its own, five, and takes no notice of this.
         padding: "same": padded at the bottom and right to a multiple of the last stride, and cut back. "valid": no
-            padding, as published: 572x572 -> 388x388; train with labels cut to the middle.
+            padding, as published: 572x572 -> 388x388; train with labels cut to the middle, on sizes that stay even
+            at each halving.
         upsampling: "transpose": learned 2x2 up-convolutions; "bilinear": fixed, followed by a 2x2 convolution. Both
             halve the channels.
         batch_normalization: normalise between each convolution of U-Net's own and its activation.
@@ -62,15 +67,19 @@ def UNet(
     `padding="same"` and an optional batch normalisation.
     Reference: Ronneberger, Fischer & Brox 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation".
     """
-    check_classes(classes)
+    for argument, value in (("classes", classes), ("filters", filters), ("depth", depth)):
+        check_count(argument, value)
+    check_share("dropout", dropout)
     check_choice("padding", padding, ("same", "valid"))
     check_choice("upsampling", upsampling, ("transpose", "bilinear"))
     check_choice("backbone", backbone, tuple(_PREPROCESSING))
     if backbone and padding == "valid":
         raise ValueError('a backbone works with `padding="same"` only. Received: padding="valid"')
-    if backbone_weights and not backbone:
+    if backbone_weights is not None and not backbone:
         raise ValueError("`backbone_weights` needs a `backbone`. Received: backbone=None")
     images, inputs = image_input(input_tensor, input_shape)
+    if padding == "valid":
+        _check_valid(images.shape[1:3], depth)
     x = Preprocess(_PREPROCESSING[backbone], name="preprocess")(images) if include_preprocessing else images
     if padding == "same":
         x = PadToStride(32 if backbone else 2**depth, name="pad")(x)
@@ -80,14 +89,30 @@ def UNet(
         features = _contract(x, filters, depth, padding, batch_normalization, dropout)
     x = _expand(features, filters, padding, upsampling, batch_normalization)
     if include_top:
-        scores = layers.Conv2D(classes, 1, name="score_1")(x)
+        scores = layers.Conv2D(classes, 1, kernel_initializer="he_normal", name="score_1")(x)
         x = head(scores, images, classifier_activation, offset=(0, 0) if padding == "same" else None)
-    model = finish(inputs, x, name)
-    if backbone_weights and backbone == "vgg16":
-        load_vgg16(model, backbone_weights)
-    elif backbone_weights:
-        load_mobilenet_v2(model, backbone_weights, alpha)
-    return finish(model.input, model.output, name, weights) if weights else model
+    model = keras.Model(inputs, x, name=name)
+    if backbone_weights is not None:
+        load = load_vgg16 if backbone == "vgg16" else partial(load_mobilenet_v2, alpha=alpha)
+        load(model, backbone_weights)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def _check_valid(size_px, depth):
+    """Raise ValueError if an unpadded network has nothing to say about an image of this (height, width)."""
+    smallest = 1
+    for _ in range(depth):
+        smallest = -(-(smallest + 4) // 2)  # what has to come out of the coarser level
+    for _ in range(depth):
+        smallest = 2 * (smallest + 4)
+    smallest += 4
+    if any(size is not None and size < smallest for size in size_px):
+        raise ValueError(
+            f'`input_shape` must have at least {smallest} x {smallest} pixels with `padding="valid"` and '
+            f"`depth={depth}`. Received: {size_px}"
+        )
 
 
 def _contract(x, filters, depth, padding, batch_normalization, dropout):
@@ -140,6 +165,6 @@ def _two_convolutions(x, channels, padding, batch_normalization, name):
             name=f"{name}_conv{number}",
         )(x)
         if batch_normalization:
-            x = layers.BatchNormalization(name=f"{name}_bn{number}")(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn{number}")(x)
         x = layers.Activation("relu", name=f"{name}_relu{number}")(x)
     return x

@@ -1,6 +1,7 @@
 """Sources that decode each file once."""
 
 import hashlib
+import io
 import os
 import threading
 from pathlib import Path
@@ -98,8 +99,10 @@ def _read_sample(path):
 
 def _write_sample(path, sample):
     """Two arrays in one file, which is there as a whole or not at all, also if others write it at the same time."""
+    content = io.BytesIO()  # np.save straight to a file loses the reason of a failed write
+    for array in sample:
+        np.save(content, array)
     own = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    with replacing(own) as temporary, open(temporary, "wb") as file:
-        for array in sample:
-            np.save(file, array)
+    with replacing(own) as temporary:
+        temporary.write_bytes(content.getbuffer())
     os.replace(own, path)

@@ -116,6 +116,8 @@ def _decode(path):
         raise InputError(f"{path}: no such file") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read") from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{path}: does not decode (it begins like no image format)") from error
     except _DAMAGE as error:
         raise InputError(f"{path}: does not decode ({error})") from error
 

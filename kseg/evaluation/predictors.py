@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from kseg import runtime
 from kseg.errors import InputError
+from kseg.training.checkpoint import load_model
 
 # Beyond this many pixels an image is predicted in tiles.
 LARGEST_PX = 2**21
@@ -21,6 +23,8 @@ class KerasPredictor:
     """
 
     def __init__(self, model, labels):
+        # On TensorFlow, Keras would let XLA compile a model that was never compiled, anew for every image size.
+        model.jit_compile = keras.backend.backend() == "jax"
         self.model = model
         self.labels = labels
 
@@ -66,8 +70,6 @@ def load_predictor(path, threads=None):
     """
     path = Path(path)
     if path.suffix == ".keras":
-        from kseg.training.checkpoint import load_model  # Keras is loaded only where it is wanted
-
         return KerasPredictor(*load_model(path))
     if path.suffix in (".tflite", ".onnx"):
         return runtime.load(path, threads=threads)

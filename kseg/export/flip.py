@@ -1,9 +1,10 @@
 """RGB -> BGR folded into the first convolution: one subtraction stays of the preprocessing of VGG networks.
 
-Not only faster. TensorFlow 2.21's calibration reads a tensor after a later operator has written over it in place;
-the channel reversal (REVERSE_V2) then gets another scale for its output than for its input, which its 8-bit kernel
-ignores, and every colour is wrong: measured on FCN-32s, the first layer of the int8 file was off by 67 %, and by 1 %
-with the flip folded. (The mean stays: folded into the bias it would be wrong where "same" padding adds zeros.)
+Not only for speed. TensorFlow 2.21's calibration measures an operation's inputs once more after it ran, when an
+operation in place (here the subtraction) has already written its result there (tensorflow issue 127842). The channel
+reversal, REVERSE_V2, so gets another scale for its output than for its input, which its 8-bit kernel ignores, and
+every colour is wrong: the first convolution of an int8 FCN-32s was off by 67 % (rms), with the flip folded by 1.8 %.
+The mean stays: folded into the bias it would be wrong where "same" padding adds zeros.
 """
 
 import keras

@@ -19,18 +19,23 @@ class Tolerance:
         max_abs_error: the largest difference of two scores, as a fraction of the largest absolute score.
         relative_rms_error: root mean square of the differences over that of the scores.
         argmax_agreement: the least part of the pixels, at the network's size, that must get the same class.
+        mean_iou_drop: how much lower the file's mean IoU may be, where the images have labels.
     """
 
     max_abs_error: float
     relative_rms_error: float
     argmax_agreement: float
+    mean_iou_drop: float = 1.0
 
 
+# The int8 scores of a U-Net on the nuclei were off by 27 % (rms), by 25 % when calibrated on the very images it was
+# checked with, yet 98 % of the pixels and the mean IoU (0.699, 0.701) stayed: so int8 is held less to the scores than
+# to what is made of them. A file whose colours were wrong had 43 to 89 %, and 40 to 89 % of the pixels.
 TOLERANCES = {
-    "float32": Tolerance(max_abs_error=1e-3, relative_rms_error=1e-4, argmax_agreement=0.999),
-    "float16": Tolerance(max_abs_error=2e-2, relative_rms_error=5e-3, argmax_agreement=0.99),
-    "dynamic": Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95),
-    "int8": Tolerance(max_abs_error=0.5, relative_rms_error=0.2, argmax_agreement=0.9),
+    "float32": Tolerance(max_abs_error=1e-3, relative_rms_error=1e-4, argmax_agreement=0.999, mean_iou_drop=0.005),
+    "float16": Tolerance(max_abs_error=2e-2, relative_rms_error=5e-3, argmax_agreement=0.99, mean_iou_drop=0.01),
+    "dynamic": Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95, mean_iou_drop=0.02),
+    "int8": Tolerance(max_abs_error=0.5, relative_rms_error=0.4, argmax_agreement=0.92, mean_iou_drop=0.05),
 }
 # The float32 copy of a model that computes in float16 or bfloat16: those carry 11 and 8 bits through every layer.
 REBUILT = Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95)
@@ -109,13 +114,17 @@ def check_parity(network, predictor, verification, data=""):
         by_keras, by_file = _keras_scores(network, pixels), predictor.at_size(pixels)
         comparison.add(by_keras, by_file)
         truth.add(label, by_keras, by_file)
-    failures = comparison.failures(TOLERANCES[card.precision])
+    tolerance, mean_ious = TOLERANCES[card.precision], truth.mean_ious()
+    failures = comparison.failures(tolerance)
+    if None not in mean_ious and not mean_ious[0] - mean_ious[1] <= tolerance.mean_iou_drop:
+        failures.append(
+            f"mean_iou {mean_ious[1]:.4f} instead of {mean_ious[0]:.4f}, {tolerance.mean_iou_drop} less is allowed"
+        )
     if failures:
         raise ParityError(
             f"{card.file}: differs from the Keras model on {comparison.images} images: {'; '.join(failures)}. "
             f"No file was written"
         )
-    mean_ious = truth.mean_ious()
     return {
         "data": str(data),
         "images": comparison.images,

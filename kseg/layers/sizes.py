@@ -11,10 +11,14 @@ class PadToStride(keras.layers.Layer):
     Args:
         stride: in pixels.
     Input: [B, H, W, C]. Output: [B, ceil(H / stride) * stride, ceil(W / stride) * stride, C].
+    Raises:
+        ValueError: the stride is not a whole number from 1.
     """
 
     def __init__(self, stride, **kwargs):
         super().__init__(**kwargs)
+        if not isinstance(stride, int) or stride < 1:
+            raise ValueError(f"`stride` must be a whole number from 1. Received: {stride}")
         self.stride = stride
 
     def call(self, images):
@@ -39,31 +43,42 @@ class CropLike(keras.layers.Layer):
     """Cuts the first input to the height and width of the second.
 
     Args:
-        offset: (top, left) in pixels, where the cut begins, or "centre".
+        offset: (top, left) in pixels, where the cut begins, or "centre"; of an odd surplus the larger half goes at the
+            bottom and the right.
     Input: [[B, H, W, C], [B, h, w, anything]] with h + top <= H and w + left <= W. Output: [B, h, w, C].
+    Raises:
+        ValueError: another offset; or the sizes are known and the first input is too small.
     """
 
     def __init__(self, offset=(0, 0), **kwargs):
         super().__init__(**kwargs)
-        if offset != "centre" and (isinstance(offset, str) or len(offset) != 2):
-            raise ValueError(f'`offset` must be (top, left) or "centre". Received: {offset}')
+        if offset != "centre" and (isinstance(offset, str) or len(offset) != 2 or min(offset) < 0):
+            raise ValueError(f'`offset` must be (top, left) from 0, or "centre". Received: {offset}')
         self.offset = offset if offset == "centre" else tuple(offset)
 
     def call(self, inputs):
         images, reference = inputs
-        height, width = ops.shape(reference)[1:3]
-        if _known(height, width) and tuple(images.shape[1:3]) == (height, width):
-            return images
+        full, cut = ops.shape(images)[1:3], ops.shape(reference)[1:3]
+        self._check(full, cut)
+        if _known(*full, *cut) and tuple(full) == tuple(cut):
+            return images  # nothing to cut: leave no operator in an exported file
         if self.offset == "centre":
-            full_height, full_width = ops.shape(images)[1:3]
-            top, left = (full_height - height) // 2, (full_width - width) // 2
+            top, left = (full[0] - cut[0]) // 2, (full[1] - cut[1]) // 2
         else:
             top, left = self.offset
-        return images[:, top : top + height, left : left + width, :]
+        return images[:, top : top + cut[0], left : left + cut[1], :]
 
     def compute_output_shape(self, input_shape):
         images, reference = input_shape
+        self._check(images[1:3], reference[1:3])
         return (images[0], reference[1], reference[2], images[3])
+
+    def _check(self, full, cut):
+        offset = (0, 0) if self.offset == "centre" else self.offset
+        for size, wanted, start in zip(full, cut, offset, strict=True):
+            # A slice beyond the end would be shorter than promised, without a word.
+            if _known(size, wanted) and start + wanted > size:
+                raise ValueError(f"cannot cut {tuple(cut)} at {self.offset} out of {tuple(full)} (height, width)")
 
     def get_config(self):
         return {**super().get_config(), "offset": self.offset}

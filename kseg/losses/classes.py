@@ -69,7 +69,7 @@ class CrossEntropy(_SegmentationLoss):
     def __init__(self, ignore=None, class_weights=None, label_smoothing=0.0, name="cross_entropy"):
         pixelwise.check_smoothing(label_smoothing)
         super().__init__(
-            name, ignore=ignore, class_weights=_floats(class_weights), label_smoothing=float(label_smoothing)
+            name, ignore=ignore, class_weights=_checked(class_weights), label_smoothing=float(label_smoothing)
         )
 
 
@@ -90,7 +90,7 @@ class Focal(_SegmentationLoss):
 
     def __init__(self, ignore=None, gamma=2.0, class_weights=None, name="focal"):
         pixelwise.check_gamma(gamma)
-        super().__init__(name, ignore=ignore, gamma=float(gamma), class_weights=_floats(class_weights))
+        super().__init__(name, ignore=ignore, gamma=float(gamma), class_weights=_checked(class_weights))
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -212,3 +212,9 @@ class WeightedSum(keras.losses.Loss):
 
 def _floats(numbers):
     return None if numbers is None else [float(number) for number in numbers]
+
+
+def _checked(class_weights):
+    if class_weights is not None:
+        pixelwise.check_class_weights(class_weights)
+    return _floats(class_weights)

@@ -2,18 +2,18 @@
 
 from kseg.training.checkpoint import load_model, save_model
 from kseg.training.recipes import RECIPES, Recipe, change, find_recipe
-from kseg.training.run import Run, read_history, resume_recipe, start_folder, train
+from kseg.training.run import Run, check_new_folder, read_history, resume_recipe, train
 
 __all__ = [
     "RECIPES",
     "Recipe",
     "Run",
     "change",
+    "check_new_folder",
     "find_recipe",
     "load_model",
     "read_history",
     "resume_recipe",
     "save_model",
-    "start_folder",
     "train",
 ]

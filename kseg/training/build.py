@@ -53,6 +53,9 @@ def build_network(recipe, classes):
     if recipe.weights:
         trained, _ = load_model(recipe.weights)
         transplant(trained, network)
+    for layer in network.layers:
+        if layer.name.startswith(recipe.frozen):
+            layer.trainable = False
     return network
 
 

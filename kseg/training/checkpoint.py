@@ -30,8 +30,11 @@ def save_model(model, path, labels, state=None, include_optimizer=False):
     Raises:
         InputError: the disk is full.
     """
+    if not include_optimizer:
+        # The same layers in a model that was never compiled: `.keras` files always hold the optimizer of one that was.
+        model = keras.Model(model.input, model.output, name=model.name)
     with replacing(path) as temporary:
-        keras.saving.save_model(model, temporary, include_optimizer=include_optimizer)
+        model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(_LABELS, json.dumps(labels.to_dict()))
             if state is not None:
@@ -55,11 +58,11 @@ def load_model(path, labels=None, policy="float32"):
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
+            config = json.loads(archive.read("config.json")) | {"compile_config": None}
             members = set(archive.namelist())
             if _LABELS in members:
                 labels = LabelSet.from_dict(json.loads(archive.read(_LABELS)), where=f"{path}: {_LABELS}")
-        model = keras.saving.deserialize_keras_object(_with_policy(config, policy), compile=False)
+        model = keras.saving.deserialize_keras_object(_with_policy(config, policy))
         _load_weights(model, path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such file") from error

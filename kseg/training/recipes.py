@@ -21,6 +21,7 @@ class Recipe:
         backbone: U-Net's pre-trained encoder, "vgg16" or "mobilenet_v2".
         backbone_weights: "imagenet", or the path of a file with the backbone's weights.
         weights: path of a trained network to start from; layers that match by name and shape are copied.
+        frozen: beginnings of the names of layers that are not trained, such as "block1".
         fc_units: FCN: channels of fc6 and fc7.
         filters: U-Net: channels at full resolution.
         depth: U-Net: number of times the resolution is halved.
@@ -51,6 +52,7 @@ class Recipe:
     backbone: str | None = None
     backbone_weights: str | None = None
     weights: str | None = None
+    frozen: tuple[str, ...] = ()
     fc_units: int | None = None
     filters: int | None = None
     depth: int | None = None
@@ -222,7 +224,7 @@ def _parse(text, kind):
         return _parse(text, next(k for k in kind.__args__ if k is not types.NoneType))
     if typing.get_origin(kind) is tuple:
         kinds = typing.get_args(kind)
-        parts = text.strip("()[] ").replace("+", ",").split(",")
+        parts = [part for part in text.strip("()[] ").split(",") if part]
         if kinds[-1] is ...:
             kinds = kinds[:1] * len(parts)
         if len(parts) != len(kinds):

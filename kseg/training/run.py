@@ -13,6 +13,7 @@ import keras
 
 from kseg import data
 from kseg.errors import InputError
+from kseg.files import replacing
 from kseg.metrics import ConfusionMatrix
 from kseg.training.build import build_loss, build_network, build_optimizer
 from kseg.training.callbacks import LearningCurves, RunFiles, StepLines
@@ -39,17 +40,15 @@ class Run:
     best: dict
 
 
-def start_folder(folder, recipe):
-    """Make the folder of a new run and write its recipe.
+def check_new_folder(folder):
+    """Refuse a folder that a new run would overwrite.
 
     Raises:
-        InputError: the folder holds something already.
+        InputError: it holds something already.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: not empty; go on with its run by --resume, or choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE).write_text(recipe_to_json(recipe))
 
 
 def resume_recipe(folder, settings=()):
@@ -72,10 +71,10 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
     """Train the recipe's network and return the Run.
 
     Args:
-        recipe: Recipe, as `start_folder` wrote it or `resume_recipe` read it.
+        recipe: Recipe; to resume, as `resume_recipe` read it.
         train_source, val_source: sources of kseg.data with the same classes.
-        folder: of the run. It then holds `best.keras` (highest validation mean IoU), `last.keras` (with the
-            optimizer), `history.csv` and TensorBoard logs under `logs/`.
+        folder: of the run, made if need be. It then holds `recipe.json`, `best.keras` (highest validation mean IoU),
+            `last.keras` (with the optimizer), `history.csv` and TensorBoard logs under `logs/`.
         resume: go on after the last finished epoch: optimizer, schedule, loss scale, dropout and data seeds are
             as they were, so that the end is that of a run without the break. A run that was killed in its first
             epoch starts again.
@@ -84,41 +83,51 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
         InputError: the recipe does not fit, the run is finished, a state is damaged, or the disk is full.
     """
     folder = Path(folder)
+    if not resume:
+        check_new_folder(folder)
     labels = train_source.labels
     if len(val_source.labels) != len(labels):
         raise InputError(f"training images have {len(labels)} classes, validation images {len(val_source.labels)}")
-    state = _last_state(folder) if resume else None
+    state = read_state(folder / LAST) if resume and (folder / LAST).exists() else None
     precision = state["precision"] if state else choose_precision(recipe.precision)
     log(f"Precision: {precision} (Keras on {keras.backend.backend()}; change it with --set precision=...)")
     steps = recipe.repeats * data.steps_per_epoch(train_source, recipe.batch)
     model = _compiled(recipe, labels, steps, precision)
-    log(
-        f"{recipe.model}: {model.count_params() / 1e6:.2f} M parameters, {steps} steps an epoch, {recipe.epochs} epochs"
-    )
-    first = 0
-    if state:
-        first = state["epoch"] + 1
-        if first >= recipe.epochs:
-            raise InputError(f"{folder}: all {recipe.epochs} epochs are done; nothing to resume")
-        restore(model, folder / LAST, first * steps)
-        restore_seed_states(model, state["seeds"])
+    log(f"{recipe.model}: {model.count_params() / 1e6:.2f} M parameters, {recipe.epochs} epochs of {steps} steps")
+    if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / RECIPE) as temporary:
+            temporary.write_text(recipe_to_json(recipe))
+    first = _take_up(model, folder, state, recipe.epochs, steps) if state else 0
+    if first:
         log(f"Resuming after epoch {first} of {recipe.epochs}")
     files = RunFiles(folder, labels, precision, state)
     callbacks = [files, LearningCurves(folder / "logs", val_source)]
     if not sys.stdout.isatty():
         callbacks.append(StepLines(log))
-    model.fit(
-        training_stream(recipe, train_source, first),
-        steps_per_epoch=steps,
-        initial_epoch=first,
-        epochs=recipe.epochs,
-        validation_data=data.evaluation_batches(val_source),
-        validation_freq=_validation_epochs(recipe),
-        callbacks=callbacks,
-        shuffle=False,  # the stream is shuffled already
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    with data.naming_bad_files(train_source), data.naming_bad_files(val_source):
+        model.fit(
+            training_stream(recipe, train_source, first),
+            steps_per_epoch=steps,
+            initial_epoch=first,
+            epochs=recipe.epochs,
+            validation_data=data.evaluation_batches(val_source),
+            validation_freq=_validation_epochs(recipe),
+            callbacks=callbacks,
+            shuffle=False,  # the stream is shuffled already
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
     return Run(folder, tuple(files.history), files.best)
+
+
+def _take_up(model, folder, state, epochs, steps):
+    """Bring a compiled model to where the run was left; return the number of finished epochs."""
+    done = state["epoch"] + 1
+    if done >= epochs:
+        raise InputError(f"{folder}: all {epochs} epochs are done; nothing to resume")
+    restore(model, folder / LAST, done * steps)
+    restore_seed_states(model, state["seeds"])
+    return done
 
 
 def training_stream(recipe, source, first_epoch=0):
@@ -160,12 +169,6 @@ def _compiled(recipe, labels, steps, precision):
 def _validation_epochs(recipe):
     """Epochs (counted from 1, as `fit` does) after which to validate: every so often, and the last."""
     return sorted({*range(recipe.validate_every, recipe.epochs + 1, recipe.validate_every), recipe.epochs})
-
-
-def _last_state(folder):
-    if not (folder / LAST).exists():
-        return None
-    return read_state(folder / LAST)
 
 
 def read_history(folder):

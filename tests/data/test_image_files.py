@@ -92,6 +92,7 @@ def test_exif_orientation_of_other_formats(name, tmp_path):
     assert image_size(path) == (41, 37)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so itself
 def test_damaged_exif_does_not_matter(tmp_path):
     path = save(tmp_path / "photo.jpg", IMAGE, quality=98, exif=b"Exif\0\0MM\0*garbage")
     assert read_image(path).shape == IMAGE.shape

@@ -53,7 +53,7 @@ def test_no_such_folder(spec, tmp_path):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(InputError, match="neither labels.json"):
+    with pytest.raises(InputError, match=r"neither labels\.json"):
         data.open_source(tmp_path)
 
 

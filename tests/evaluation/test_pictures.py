@@ -34,6 +34,6 @@ def test_charts_are_pictures(tmp_path):
     history = [{"epoch": 1, "loss": 1.0, "mean_iou": 0.2}, {"epoch": 2, "loss": 0.5, "mean_iou": 0.4, "val_loss": 0.6}]
     pictures.save_training_curve(history, tmp_path / "curve.png")
     for name in ("iou.png", "confusion.png", "curve.png"):
-        width, height = Image.open(tmp_path / name).size
-        assert min(width, height) > 300
-        assert np.array(Image.open(tmp_path / name).convert("L")).std() > 5, "an empty picture"
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 300
+            assert np.array(picture.convert("L")).std() > 5, "an empty picture"

@@ -2,8 +2,10 @@ import keras
 import numpy as np
 import pytest
 
+from kseg import layers
 from kseg.errors import InputError
 from kseg.export import inference_model
+from kseg.export.flip import foldable_flips
 
 
 def _network(shape=(None, None, 3), padding="same", dtype="float32"):
@@ -82,3 +84,32 @@ def test_refused():
 
     with pytest.raises(ValueError, match="must be a functional or sequential"):
         inference_model(Own(), (8, 8))
+
+
+def _vgg_like(used_twice=False):
+    keras.utils.set_random_seed(1)
+    image = keras.Input((None, None, 3))
+    normalised = layers.Preprocess("caffe")(image)
+    x = layers.PadToStride(8)(normalised)
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="first")(x)
+    x = keras.layers.Conv2D(4, 3, padding="same", name="second")(x)
+    x = layers.CropLike()([x, image])
+    return keras.Model(image, keras.layers.Concatenate()([x, normalised]) if used_twice else x)
+
+
+def test_the_channel_flip_goes_into_the_first_convolution():
+    network = _vgg_like()
+    assert [[c.name for c in used] for used in foldable_flips(network).values()] == [["first"]]
+    copy = inference_model(network, (13, 19))
+    assert not any(isinstance(layer, layers.Preprocess) for layer in copy.layers)
+    np.testing.assert_array_equal(copy.get_layer("first").kernel, network.get_layer("first").kernel[:, :, ::-1])
+    np.testing.assert_array_equal(copy.get_layer("second").kernel, network.get_layer("second").kernel)
+    images = _image((13, 19))
+    np.testing.assert_allclose(copy(images), network(images), atol=1e-4)
+
+
+def test_a_flip_that_something_else_sees_is_left_alone():
+    network = _vgg_like(used_twice=True)
+    assert not foldable_flips(network)
+    images = _image((13, 19))
+    np.testing.assert_allclose(inference_model(network, (13, 19))(images), network(images), atol=1e-4)

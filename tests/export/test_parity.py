@@ -64,3 +64,4 @@ def test_tolerances_loosen_with_the_precision():
         assert tight.max_abs_error < loose.max_abs_error
         assert tight.relative_rms_error < loose.relative_rms_error
         assert tight.argmax_agreement > loose.argmax_agreement
+        assert tight.mean_iou_drop < loose.mean_iou_drop

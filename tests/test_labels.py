@@ -1,0 +1,113 @@
+"""Label sets: what is refused, files, and colours."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kseg.errors import InputError
+from kseg.labels import VOID_COLOUR, LabelSet, voc_colour
+
+LABELS = LabelSet(["sky", "tree"], [[0, 0, 255], [0, 160, 0]], ignore=255)
+
+MISTAKES = {
+    "at least one name": ((), ()),
+    "different, non-empty": (("a", "a"), ((0, 0, 0), (1, 1, 1))),
+    "each name needs a colour": (("a", "b"), ((0, 0, 0),)),
+    "three whole numbers": (("a",), ((0, 0, 256),)),
+    "`ignore` must be null": (("a", "b"), ((0, 0, 0), (1, 1, 1)), 1),
+    "`masks` must be": (("a",), ((0, 0, 0),), None, "palette"),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_contradictions_are_refused(message):
+    with pytest.raises(InputError, match=message):
+        LabelSet(*MISTAKES[message])
+
+
+def test_lists_become_tuples_so_that_a_label_set_can_be_a_key():
+    assert LABELS.names == ("sky", "tree")
+    assert LABELS.colours == ((0, 0, 255), (0, 160, 0))
+    assert len({LABELS, LabelSet.from_dict(LABELS.to_dict())}) == 1
+
+
+def test_a_file_there_and_back(tmp_path):
+    LABELS.save(tmp_path / "labels.json")
+    assert LabelSet.load(tmp_path / "labels.json") == LABELS
+    fields = json.loads((tmp_path / "labels.json").read_text())
+    assert set(fields) == {"names", "colours", "ignore", "masks"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a JSON file"),
+        ("[]", 'needs the fields "names" and "colours"'),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "color": 1}', r"unknown fields \['color'\]"),
+        ('{"names": ["a"], "colours": [[0, 0]]}', "three whole numbers"),
+        ('{"names": 3, "colours": [[0, 0, 0]]}', r"labels\.json"),
+        ("\xff", "not a JSON file"),
+    ],
+)
+def test_bad_files_are_named(content, message, tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=message) as caught:
+        LabelSet.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        LabelSet.load(tmp_path / "none.json")
+
+
+def test_indices_and_colours():
+    mask = np.array([[0, 1], [255, 7]])
+    colours = LABELS.to_colours(mask)
+    assert colours.dtype == np.uint8
+    assert colours.tolist() == [[[0, 0, 255], [0, 160, 0]], [list(VOID_COLOUR)] * 2]
+    back, inexact = LABELS.from_colours(colours)
+    assert back.dtype == np.int32
+    assert back.tolist() == [[0, 1], [255, 255]]
+    assert inexact == 0
+
+
+def test_nearest_colours_are_counted():
+    back, inexact = LABELS.from_colours(np.array([[[0, 1, 255], [0, 160, 0], [10, 150, 3]]], np.uint8))
+    assert back.tolist() == [[0, 1, 1]]
+    assert inexact == 2
+    # Without an ignore index the colour of unlabelled pixels is a colour like any other.
+    back, inexact = LabelSet(LABELS.names, LABELS.colours).from_colours(np.array([[VOID_COLOUR]], np.uint8))
+    assert back[0, 0] in (0, 1)
+    assert inexact == 1
+
+
+def test_nearest_colours_against_one_pixel_at_a_time():
+    colours = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    labels = LabelSet.numbered(7)
+    known = np.array(labels.colours, float)
+    expected = [[((pixel - known) ** 2).sum(1).argmin() for pixel in row] for row in colours.astype(float)]
+    np.testing.assert_array_equal(labels.from_colours(colours)[0], expected)
+
+
+def test_the_colour_map_of_pascal_voc():
+    known = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert [voc_colour(i) for i in range(5)] == known
+    assert voc_colour(20) == (0, 64, 128)
+    assert voc_colour(255) == VOID_COLOUR
+    assert len({voc_colour(i) for i in range(256)}) == 256
+
+
+def test_a_table_for_palettes():
+    table = LABELS.colour_table()
+    assert table.shape == (256, 3)
+    assert table[1].tolist() == [0, 160, 0]
+    assert table[2].tolist() == list(VOID_COLOUR)
+
+
+def test_the_other_kind_of_masks():
+    assert LABELS.with_masks("colour").masks == "colour"
+    assert LABELS.masks == "index"

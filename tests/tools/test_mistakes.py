@@ -1,0 +1,133 @@
+"""The tools on their users' bad days: one clear line, an exit code that is not 0, and nothing overwritten."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tooling import TINY, tool
+
+from kseg.labels import LabelSet
+
+
+@pytest.fixture
+def data(tiny_data, tmp_path):
+    """A copy of the small data set, to be damaged."""
+    return shutil.copytree(tiny_data, tmp_path / "data")
+
+
+def _jpeg(data):
+    """Turn the first image into a JPEG that ends in its middle."""
+    path = data / "images/train/0.png"
+    with Image.open(path) as image:
+        image.save(data / "images/train/0.jpg")
+    path.unlink()
+    whole = (data / "images/train/0.jpg").read_bytes()
+    (data / "images/train/0.jpg").write_bytes(whole[: len(whole) // 2])
+
+
+def _mask(data, array):
+    Image.fromarray(array.astype(np.uint8)).save(data / "masks/train/1.png")
+
+
+FAULTS = {
+    "missing mask": (lambda data: (data / "masks/train/2.png").unlink(), "2.png"),
+    "truncated JPEG": (_jpeg, "0.jpg"),
+    "mask of another size": (lambda data: _mask(data, np.zeros((7, 9))), "1.png"),
+    "index beyond the label set": (lambda data: _mask(data, np.full((40, 48), 5)), "1.png"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_data_is_told_before_training(fault, data, tmp_path, capsys):
+    damage, name = FAULTS[fault]
+    damage(data)
+    arguments = ["nuclei_unet", "--data", str(data), "--out", str(tmp_path / "run"), *TINY]
+    assert tool("train")(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert name in lines[0]
+    assert lines[-1] == "error: 1 problems in the data; mend them, or leave these images out with --skip-bad"
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_faults_are_told_together_and_can_be_skipped(data, tmp_path, capsys):
+    for damage, _ in FAULTS.values():
+        damage(data)
+    arguments = ["nuclei_unet", "--data", str(data), "--out", str(tmp_path / "run"), *TINY]
+    assert tool("train")(arguments) == 2
+    assert "error: 3 problems" in capsys.readouterr().err  # the two faults of mask 1: the later one stays
+    assert tool("train")([*arguments, "--skip-bad", "--set=epochs=1"]) == 0
+    assert "Left out 3 of 6 images" in capsys.readouterr().out
+
+
+def test_an_empty_split(data, tmp_path, fails):
+    for kind in ("images", "masks"):
+        for path in (data / kind / "val").iterdir():
+            path.unlink()
+    message = fails("train", "nuclei_unet", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert "val" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_names(tiny_data, tmp_path, fails):
+    run = tmp_path / "run"
+    assert "there are: nuclei_unet" in fails("train", "nuclei", "--data", tiny_data, "--out", run)
+    message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--set", "filter=4")
+    assert "no recipe field 'filter'; there are: model, backbone" in message
+    message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--set", "model=SegNet")
+    assert "there are: FCN32s, FCN16s, FCN8s, UNet" in message
+    message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--set", "fc_units=8")
+    assert "UNet has no option fc_units" in message
+    assert "no_such_folder" in fails("train", "nuclei_unet", "--data", "no_such_folder", "--out", run)
+    assert not run.exists()
+
+
+def test_a_run_is_not_overwritten(tiny_run, tiny_data, fails):
+    before = (tiny_run / "best.keras").read_bytes()
+    assert "--resume" in fails("train", "nuclei_unet", "--data", tiny_data, "--out", tiny_run)
+    assert "nothing to resume" in fails("train", "nuclei_unet", "--data", tiny_data, "--out", tiny_run, "--resume")
+    assert (tiny_run / "best.keras").read_bytes() == before
+
+
+def test_damaged_and_foreign_models(tiny_run, tiny_data, tmp_path, fails):
+    cut = tmp_path / "cut.keras"
+    cut.write_bytes((tiny_run / "best.keras").read_bytes()[:5000])
+    assert "cut.keras: not a readable .keras file" in fails("evaluate", cut, "--data", tiny_data)
+    assert "cut.keras" in fails("export", cut, "--out", tmp_path / "out", "--format", "tflite")
+    assert "no.keras: no such file" in fails("evaluate", tmp_path / "no.keras", "--data", tiny_data)
+    foreign = tmp_path / "classifier.tflite"
+    foreign.write_bytes(b"\0\0\0\0TFL3 of somebody else")
+    assert "classifier.tflite" in fails("predict", foreign, tiny_data / "images/val/0.png", "--out", tmp_path / "out")
+    assert "a model is a .keras" in fails("evaluate", tmp_path / "net.pt", "--data", tiny_data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_classes_than_the_data(tiny_run, data, fails):
+    LabelSet.numbered(3).save(data / "labels.json")
+    assert "2 classes" in fails("evaluate", tiny_run / "best.keras", "--data", data)
+
+
+def test_predict_goes_on_after_a_bad_image(tiny_run, tiny_data, tmp_path, capsys):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    good = tiny_data / "images/val/0.png"
+    arguments = [tiny_run / "best.keras", tmp_path / "bad.jpg", good, "--out", tmp_path / "out"]
+    assert tool("predict")([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert "bad.jpg" in captured.err
+    assert "1 of 2 images" in captured.out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "0_overlay.png"]
+
+
+def test_int8_needs_calibration(tiny_run, tmp_path, fails):
+    message = fails("export", tiny_run / "best.keras", "--out", tmp_path, "--format", "tflite", "--precision", "int8")
+    assert "calibrat" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk(tiny_run, tiny_data, small_disk, fails):
+    (small_disk / "fill").write_bytes(bytes(2_000_000))
+    message = fails("export", tiny_run / "best.keras", "--out", small_disk, "--format", "tflite", "--verify", tiny_data)
+    assert "no space left" in message
+    message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", small_disk / "run", *TINY)
+    assert "no space left" in message
+    assert {path.name for path in small_disk.iterdir()} <= {"fill", "run"}
