@@ -84,14 +84,14 @@ def _small(builder, **options):
 
 # The one list of all networks, each in a small form: (id, function of `classes` and other arguments of the builder).
 MODELS = (
-    ("fcn32s", _small("FCN32s", fc_units=16)),
-    ("fcn16s", _small("FCN16s", fc_units=16)),
-    ("fcn8s", _small("FCN8s", fc_units=16)),
-    ("fcn8s_caffe", _small("FCN8s", fc_units=16, alignment="caffe")),
+    ("fcn32s", _small("FCN32s", fc_units=16, alpha=0.125)),
+    ("fcn16s", _small("FCN16s", fc_units=16, alpha=0.125)),
+    ("fcn8s", _small("FCN8s", fc_units=16, alpha=0.125)),
+    ("fcn8s_caffe", _small("FCN8s", fc_units=16, alpha=0.125, alignment="caffe")),
     ("unet", _small("UNet", filters=4, depth=2)),
     ("unet_bilinear", _small("UNet", filters=4, depth=2, upsampling="bilinear", batch_normalization=True, dropout=0.2)),
-    ("unet_vgg16", _small("UNet", filters=2, backbone="vgg16")),
-    ("unet_mobilenet_v2", _small("UNet", filters=2, backbone="mobilenet_v2", alpha=0.35)),
+    ("unet_vgg16", _small("UNet", filters=2, backbone="vgg16", alpha=0.125)),
+    ("unet_mobilenet_v2", _small("UNet", filters=2, backbone="mobilenet_v2", alpha=0.1)),
 )
 
 

@@ -20,11 +20,12 @@ _MOBILENET_V2_FEATURES = {
 }
 
 
-def vgg16(images, before_pool=False):
+def vgg16(images, alpha=1.0, before_pool=False):
     """VGG16 without its classifier (Simonyan & Zisserman 2015).
 
     Args:
         images: Keras tensor [B, H, W, 3], preprocessed ("caffe").
+        alpha: multiplies the channels, as in MobileNet; 1.0 as published.
         before_pool: which features stand for a stride. False: the pooled maps that the next block starts from, as in
             FCN. True: the last convolution at each stride, as a U-Net's skips.
     Returns:
@@ -34,7 +35,7 @@ def vgg16(images, before_pool=False):
     for block, (convolutions, channels) in enumerate(_VGG16_BLOCKS, 1):
         for number in range(1, convolutions + 1):
             name = f"block{block}_conv{number}"
-            x = layers.Conv2D(channels, 3, padding="same", activation="relu", name=name)(x)
+            x = layers.Conv2D(max(1, round(alpha * channels)), 3, padding="same", activation="relu", name=name)(x)
         if before_pool:
             features[2 ** (block - 1)] = x
         # On even sizes "same" equals "valid"; on odd ones it rounds up, as Caffe does.
@@ -49,7 +50,7 @@ def mobilenet_v2(images, alpha=1.0):
 
     Args:
         images: Keras tensor [B, H, W, 3], preprocessed ("tf").
-        alpha: width multiplier.
+        alpha: multiplies the channels.
     Returns:
         {2, 4, 8, 16: expanded features before each downsampling, 32: the last map}.
     """

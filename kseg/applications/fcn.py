@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers, ops
 
 from kseg.applications.backbones import vgg16
-from kseg.applications.scaffold import check_choice, check_count, check_share, head, image_input
+from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
 from kseg.applications.weights import load_vgg16, load_weights
 from kseg.layers import BilinearInitializer, CropLike, PadToStride, Preprocess
 
@@ -28,6 +28,7 @@ Args:
     name: of the model.
     fc_units: channels of fc6 and fc7; 4096 as published.
     dropout: share that is dropped after fc6 and fc7, in [0, 1).
+    alpha: multiplies the channels of VGG16, for small networks; published weights need 1.0.
     alignment: "same": padded at the bottom and right to a multiple of 32, and cut back. "caffe": 100 pixels of padding
         and fixed cuts as in the reference networks, so that published FCN weights line up.
     trainable_upsampling: learn the kernels of the transposed convolutions, which start out bilinear.
@@ -56,6 +57,7 @@ def FCN32s(
     *,
     fc_units=4096,
     dropout=0.5,
+    alpha=1.0,
     alignment="same",
     trainable_upsampling=False,
     include_preprocessing=True,
@@ -76,6 +78,7 @@ def FCN16s(
     *,
     fc_units=4096,
     dropout=0.5,
+    alpha=1.0,
     alignment="same",
     trainable_upsampling=False,
     include_preprocessing=True,
@@ -96,6 +99,7 @@ def FCN8s(
     *,
     fc_units=4096,
     dropout=0.5,
+    alpha=1.0,
     alignment="same",
     trainable_upsampling=False,
     include_preprocessing=True,
@@ -120,6 +124,7 @@ def _fcn(
     name,
     fc_units,
     dropout,
+    alpha,
     alignment,
     trainable_upsampling,
     include_preprocessing,
@@ -128,10 +133,11 @@ def _fcn(
     check_count("classes", classes)
     check_count("fc_units", fc_units)
     check_share("dropout", dropout)
+    check_positive("alpha", alpha)
     check_choice("alignment", alignment, ("same", "caffe"))
     images, inputs = image_input(input_tensor, input_shape)
     x = Preprocess("caffe", name="preprocess")(images) if include_preprocessing else images
-    features = _encode(x, fc_units, dropout, alignment)
+    features = _encode(x, fc_units, dropout, alpha, alignment)
     outputs = features[32]
     if include_top:
         scores = _decode(features, skips, classes, alignment, trainable_upsampling)
@@ -145,14 +151,14 @@ def _fcn(
     return model
 
 
-def _encode(x, fc_units, dropout, alignment):
+def _encode(x, fc_units, dropout, alpha, alignment):
     """VGG16's pooled features keyed by stride; at 32 the fully connected layers, as convolutions, come on top."""
     if alignment == "same":
         x = PadToStride(32, name="pad")(x)
     else:
         # The first convolution pads one pixel itself.
         x = layers.ZeroPadding2D(_CAFFE_PADDING_PX - 1, name="pad")(x)
-    features = vgg16(x)
+    features = vgg16(x, alpha)
     padding = "same" if alignment == "same" else "valid"
     x = features[32]
     for number, size in ((6, 7), (7, 1)):

@@ -58,6 +58,12 @@ def check_share(name, value):
         raise ValueError(f"`{name}` must be in [0, 1). Received: {value}")
 
 
+def check_positive(name, value):
+    """Raise ValueError unless `value` > 0."""
+    if not value > 0:
+        raise ValueError(f"`{name}` must be positive. Received: {value}")
+
+
 def check_choice(name, value, allowed):
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:

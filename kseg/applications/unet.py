@@ -6,9 +6,9 @@ import keras
 from keras import layers
 
 from kseg.applications.backbones import mobilenet_v2, vgg16
-from kseg.applications.scaffold import check_choice, check_count, check_share, head, image_input
+from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
 from kseg.applications.weights import load_mobilenet_v2, load_vgg16, load_weights
-from kseg.layers import CropLike, PadToStride, Preprocess
+from kseg.layers import CropLike, DoubleSize, PadToStride, Preprocess
 
 _PREPROCESSING = {None: "unit", "vgg16": "caffe", "mobilenet_v2": "tf"}
 
@@ -54,7 +54,8 @@ def UNet(
         batch_normalization: normalise between each convolution of U-Net's own and its activation.
         dropout: share that is dropped at the two coarsest strides of the contracting path, 0..1.
         backbone: None, "vgg16" or "mobilenet_v2": a network for classification as contracting path.
-        alpha: width of MobileNetV2.
+        alpha: multiplies the channels of the backbone; published weights exist for VGG16 with 1.0, for MobileNetV2 with
+            0.35, 0.5, 0.75, 1.0, 1.3, 1.4.
         include_preprocessing: raw values 0..255 in (scaled to 0..1 without a backbone, else as the backbone was
             trained); False: scaled already.
         backbone_weights: None, "imagenet", or the path of a file with Keras's weights for the backbone.
@@ -70,6 +71,7 @@ def UNet(
     for argument, value in (("classes", classes), ("filters", filters), ("depth", depth)):
         check_count(argument, value)
     check_share("dropout", dropout)
+    check_positive("alpha", alpha)
     check_choice("padding", padding, ("same", "valid"))
     check_choice("upsampling", upsampling, ("transpose", "bilinear"))
     check_choice("backbone", backbone, tuple(_PREPROCESSING))
@@ -84,7 +86,7 @@ def UNet(
     if padding == "same":
         x = PadToStride(32 if backbone else 2**depth, name="pad")(x)
     if backbone:
-        features = vgg16(x, before_pool=True) if backbone == "vgg16" else mobilenet_v2(x, alpha)
+        features = vgg16(x, alpha, before_pool=True) if backbone == "vgg16" else mobilenet_v2(x, alpha)
     else:
         features = _contract(x, filters, depth, padding, batch_normalization, dropout)
     x = _expand(features, filters, padding, upsampling, batch_normalization)
@@ -149,7 +151,7 @@ def _enlarge(x, channels, upsampling, stride):
     name = f"upsample_{stride}"
     if upsampling == "transpose":
         return layers.Conv2DTranspose(channels, 2, strides=2, kernel_initializer="he_normal", name=name)(x)
-    x = layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
+    x = DoubleSize(name=name)(x)
     return layers.Conv2D(channels, 2, padding="same", kernel_initializer="he_normal", name=f"{name}_conv")(x)
 
 

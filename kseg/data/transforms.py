@@ -8,7 +8,6 @@ functools.partial. Labels are only ever moved or taken from the nearest pixel, n
 from kseg.data.backend import tensorflow
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_MID_GREY = 127.5
 
 
 def random_crop(image, label, seed, *, crop_px, scales=(0.75, 1.5), flips="horizontal", ignore=None):
@@ -54,8 +53,9 @@ def random_crop(image, label, seed, *, crop_px, scales=(0.75, 1.5), flips="horiz
 def random_colour(image, label, seed, *, brightness=0.2, contrast=0.2, saturation=0.2):
     """Random brightness, contrast and saturation as one 3x3 matrix and an offset.
 
-    With b, c, s drawn evenly from +-brightness, 1+-contrast, 1+-saturation: colours are blended with their luma
-    (BT.601) by s, moved away from mid-grey by c, and 255 b is added; the result is clipped to 0..255. Grey stays grey.
+    With b, c, s drawn evenly from 1+-brightness, 1+-contrast, 1+-saturation: colours are blended with their luma
+    (BT.601) by s, moved away from the image's mean luma by c, and multiplied by b; the result is clipped to 0..255.
+    Grey stays grey, and a dark image stays visible: a fixed shift would cut off a fluorescence image altogether.
 
     Args:
         image: uint8 or float32 [H, W, 3].
@@ -66,12 +66,13 @@ def random_colour(image, label, seed, *, brightness=0.2, contrast=0.2, saturatio
         (float32 [H, W, 3], label).
     """
     tf = tensorflow()
-    shift, gain, colour = tf.unstack(tf.random.stateless_uniform([3], seed, -1.0, 1.0), 3)
-    gain, colour = 1.0 + contrast * gain, 1.0 + saturation * colour
-    luma = tf.tile(tf.constant(_LUMA)[:, None], [1, 3])  # [3 from, 3 to]
-    matrix = gain * (colour * tf.eye(3) + (1.0 - colour) * luma)
-    offset = (1.0 - gain) * _MID_GREY + 255.0 * brightness * shift
+    light, gain, colour = tf.unstack(tf.random.stateless_uniform([3], seed, -1.0, 1.0), 3)
+    light, gain, colour = 1.0 + brightness * light, 1.0 + contrast * gain, 1.0 + saturation * colour
     pixels = tf.reshape(tf.cast(image, tf.float32), [-1, 3])
+    luma = tf.tile(tf.constant(_LUMA)[:, None], [1, 3])  # [3 from, 3 to]
+    mean = tf.tensordot(tf.reduce_mean(pixels, axis=0), tf.constant(_LUMA), 1)
+    matrix = light * gain * (colour * tf.eye(3) + (1.0 - colour) * luma)
+    offset = light * (1.0 - gain) * mean
     pixels = tf.clip_by_value(tf.matmul(pixels, matrix) + offset, 0.0, 255.0)
     return tf.ensure_shape(tf.reshape(pixels, tf.shape(image)), image.shape), label
 

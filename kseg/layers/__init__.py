@@ -2,6 +2,6 @@
 
 from kseg.layers.initializers import BilinearInitializer
 from kseg.layers.preprocess import Preprocess
-from kseg.layers.sizes import CropLike, PadToStride
+from kseg.layers.sizes import CropLike, DoubleSize, PadToStride
 
-__all__ = ["BilinearInitializer", "CropLike", "PadToStride", "Preprocess"]
+__all__ = ["BilinearInitializer", "CropLike", "DoubleSize", "PadToStride", "Preprocess"]

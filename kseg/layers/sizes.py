@@ -84,6 +84,37 @@ class CropLike(keras.layers.Layer):
         return {**super().get_config(), "offset": self.offset}
 
 
+@keras.saving.register_keras_serializable("kseg")
+class DoubleSize(keras.layers.Layer):
+    """Doubles height and width by bilinear interpolation between pixel centres, like `UpSampling2D`.
+
+    Departs from keras.layers.UpSampling2D, which in Keras 3.15 fails in a TensorFlow graph for any image size.
+
+    Input: [B, H, W, C]. Output: [B, 2 H, 2 W, C].
+    """
+
+    def call(self, images):
+        height, width = ops.shape(images)[1:3]
+        if _known(height, width):
+            return ops.image.resize(images, (2 * height, 2 * width), data_format="channels_last")
+        return _double(_double(images, axis=1), axis=2)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return (batch, *(None if size is None else 2 * size for size in (height, width)), channels)
+
+
+def _double(images, axis):
+    """Each pixel becomes two, a quarter of the way towards its neighbours; at the border its own is repeated."""
+    shape = list(ops.shape(images))
+    size = shape[axis]
+    places = ops.arange(size)
+    before = ops.take(images, ops.maximum(places - 1, 0), axis=axis)
+    after = ops.take(images, ops.minimum(places + 1, size - 1), axis=axis)
+    pairs = ops.stack([0.75 * images + 0.25 * before, 0.75 * images + 0.25 * after], axis=axis + 1)
+    return ops.reshape(pairs, (*shape[:axis], 2 * size, *shape[axis + 1 :]))
+
+
 def _known(*sizes):
     """Whether the sizes are numbers; in a graph for any image size they are tensors."""
     return all(isinstance(size, int) for size in sizes)

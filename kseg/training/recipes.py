@@ -112,17 +112,17 @@ def nuclei_unet():
     """
     return Recipe(
         model="UNet",
-        filters=16,
+        filters=8,
         depth=4,
         batch_normalization=True,
-        crop_px=(192, 192),
+        crop_px=(128, 128),
         batch=8,
-        epochs=20,
+        epochs=24,
         repeats=4,
         flips="all",
         loss=("cross_entropy", "soft_dice"),
-        learning_rate=2e-3,
-        validate_every=2,
+        learning_rate=3e-3,
+        validate_every=4,
         cache="memory",
     )
 

@@ -150,15 +150,26 @@ def test_no_colour_change():
     np.testing.assert_allclose(changed, IMAGE, atol=1e-3)
 
 
-def test_brightness_and_saturation_by_hand():
+def test_brightness_contrast_and_saturation_by_hand():
     image = np.array([[[200.0, 100.0, 50.0]]], np.float32)
     lighter, _ = _run(partial(random_colour, brightness=0.1, contrast=0, saturation=0), image, LABEL, 8)
-    np.testing.assert_allclose(np.ptp(lighter - image), 0, atol=1e-3)
-    assert abs(float((lighter - image).mean())) <= 25.5
+    np.testing.assert_allclose(np.ptp(lighter / image), 0, atol=1e-5)
+    assert 0.9 <= (lighter / image).max() <= 1.1
+    greys = np.repeat(np.array([[60.0, 90.0, 150.0]], np.float32)[..., None], 3, axis=2)
+    harder, _ = _run(partial(random_colour, brightness=0, contrast=0.3, saturation=0), greys, LABEL, 8)
+    np.testing.assert_allclose(harder.mean(), 100.0, atol=1e-3)
+    ratio = (harder - 100.0) / (greys - 100.0)
+    np.testing.assert_allclose(ratio, ratio[0, 0, 0], atol=1e-4)
     faded, _ = _run(partial(random_colour, brightness=0, contrast=0, saturation=0.5), image, LABEL, 8)
     luma = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
     ratio = (faded - luma) / (image - luma)
     np.testing.assert_allclose(ratio, ratio[0, 0, 0], atol=1e-4)
+
+
+def test_a_dark_image_stays_visible():
+    dark = np.repeat(np.tile(np.array([2.0, 20.0], np.float32), (4, 2))[..., None], 3, axis=2)
+    for changed, _ in _runs(random_colour, dark, LABEL, 30):
+        assert changed[0, 1, 0] > 4 * changed[0, 0, 0] > 0
 
 
 def test_quarter_turns():
