@@ -40,6 +40,9 @@ VGG16 = _vgg16("_notop", "6d6bbae143d832006294945121d1f1fc")
 VGG16_TOP = _vgg16("", "64373286793e3c8b2b4e3219cbf3544b")
 
 
+MOBILENET_V2_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+
+
 def mobilenet_v2_file(alpha):
     """Keras's file for MobileNetV2 of this width, trained on images of 224 x 224; it comes without a hash."""
     file = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_224_no_top.h5"
@@ -98,10 +101,11 @@ def _download(published):
         return cache / published.file
     except Exception as error:  # Keras raises a bare Exception where it has no connection
         checksum = f"md5 {published.md5}" if published.md5 else "Keras publishes no hash of it"
+        reason = " ".join(str(error).rsplit(" -- ")[-1].split())[:160]  # Keras puts the address before the dashes
         raise InputError(
-            f"the ImageNet weights {published.file} ({checksum}) could not be downloaded "
-            f"({' '.join(str(error).split())[:160]}). Supply the file in one of three ways: give its path as "
-            f"`backbone_weights`, put it into a folder that KSEG_WEIGHTS_DIR names, or put it into {cache}"
+            f"the ImageNet weights {published.file} ({checksum}) could not be downloaded ({reason}). Supply the "
+            "file in one of three ways: give its path as `backbone_weights`, "
+            f"put it into a folder that KSEG_WEIGHTS_DIR names, or put it into {cache}"
         ) from error
 
 

@@ -167,6 +167,6 @@ def _two_convolutions(x, channels, padding, batch_normalization, name):
             name=f"{name}_conv{number}",
         )(x)
         if batch_normalization:
-            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn{number}")(x)
+            x = layers.BatchNormalization(name=f"{name}_bn{number}")(x)
         x = layers.Activation("relu", name=f"{name}_relu{number}")(x)
     return x

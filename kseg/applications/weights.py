@@ -8,7 +8,7 @@ import h5py
 import keras
 import numpy as np
 
-from kseg.applications.published import VGG16, VGG16_TOP, at_hand, find_weights, mobilenet_v2_file
+from kseg.applications.published import MOBILENET_V2_WIDTHS, VGG16, VGG16_TOP, at_hand, find_weights, mobilenet_v2_file
 from kseg.applications.transplant import transplant
 from kseg.errors import InputError
 
@@ -63,6 +63,9 @@ def load_mobilenet_v2(model, source, alpha=1.0):
     Raises:
         InputError: the file is missing, damaged, or for another network or width.
     """
+    if source == "imagenet" and alpha not in MOBILENET_V2_WIDTHS:
+        widths = ", ".join(map(str, MOBILENET_V2_WIDTHS))
+        raise InputError(f"ImageNet weights of MobileNetV2 exist for `alpha` {widths}. Received: {alpha}")
     path = find_weights(source, mobilenet_v2_file(alpha))
     # Files in Keras's newer format number the layers by kind: they fit only a network of the very same construction.
     published = keras.applications.MobileNetV2(

@@ -1,0 +1,25 @@
+"""What the README says works."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_path_in_the_readme_exists():
+    for path in re.findall(r"`((?:kseg|tools|tests|exported)/[\w./]*)`|\]\(([\w./]+)\)", README):
+        named = path[0] or path[1]
+        assert (ROOT / named).exists(), named
+
+
+@pytest.mark.slow
+def test_the_python_example_trains():
+    example = re.search(r"```python\n(import keras\n.*?)```", README, re.DOTALL).group(1)
+    scope = {}
+    exec(example.replace("epochs=10", "epochs=1"), scope)
+    logs = scope["model"].history.history
+    assert logs["loss"][0] < 5
+    assert 0 <= logs["val_mean_iou"][0] <= 1
