@@ -15,6 +15,7 @@ TINY = [
         "epochs=2",
         "precision=float32",
         "learning_rate=0.01",
+        "validate_every=1",
     )
 ]
 

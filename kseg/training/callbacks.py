@@ -53,6 +53,8 @@ class RunFiles(keras.callbacks.Callback):
         state = {
             "epoch": epoch,
             "precision": self.precision,
+            # Not epochs x steps: a loss-scale optimizer does not count the steps that it skips.
+            "iterations": int(np.asarray(self.model.optimizer.iterations)),
             "seeds": seed_states(self.model),
             "history": self.history,
             "best": self.best,

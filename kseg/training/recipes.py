@@ -170,7 +170,7 @@ def camvid_unet_mobilenet():
         model="UNet",
         backbone="mobilenet_v2",
         backbone_weights="imagenet",
-        filters=32,
+        filters=16,
         crop_px=(320, 320),
         batch=8,
         epochs=60,

@@ -98,7 +98,7 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / RECIPE) as temporary:
             temporary.write_text(recipe_to_json(recipe))
-    first = _take_up(model, folder, state, recipe.epochs, steps) if state else 0
+    first = _take_up(model, folder, state, recipe.epochs) if state else 0
     if first:
         log(f"Resuming after epoch {first} of {recipe.epochs}")
     files = RunFiles(folder, labels, precision, state)
@@ -120,12 +120,12 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
     return Run(folder, tuple(files.history), files.best)
 
 
-def _take_up(model, folder, state, epochs, steps):
+def _take_up(model, folder, state, epochs):
     """Bring a compiled model to where the run was left; return the number of finished epochs."""
     done = state["epoch"] + 1
     if done >= epochs:
         raise InputError(f"{folder}: all {epochs} epochs are done; nothing to resume")
-    restore(model, folder / LAST, done * steps)
+    restore(model, folder / LAST, state["iterations"])
     restore_seed_states(model, state["seeds"])
     return done
 
