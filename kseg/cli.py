@@ -55,7 +55,8 @@ def print_scores(scores, title):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    print(title)
+    table = Table()
     table.add_column("class")
     table.add_column("IoU", justify="right")
     for name, value in scores.iou.items():
