@@ -5,9 +5,7 @@ import inspect
 import keras
 
 from kseg import applications, losses
-from kseg.applications import transplant
 from kseg.errors import InputError
-from kseg.training.checkpoint import load_model
 
 NETWORKS = {name: getattr(applications, name) for name in ("FCN32s", "FCN16s", "FCN8s", "UNet")}
 
@@ -30,6 +28,7 @@ _NETWORK_FIELDS = (
     "batch_normalization",
     "dropout",
     "upsampling",
+    "weights",
 )
 
 
@@ -50,9 +49,6 @@ def build_network(recipe, classes):
         raise
     except ValueError as error:  # a builder's own rule, such as an unknown backbone: the user chose the value
         raise InputError(f"{recipe.model}: {error}") from error
-    if recipe.weights:
-        trained, _ = load_model(recipe.weights)
-        transplant(trained, network)
     for layer in network.layers:
         if layer.name.startswith(recipe.frozen):
             layer.trainable = False

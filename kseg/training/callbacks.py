@@ -41,7 +41,7 @@ class RunFiles(keras.callbacks.Callback):
         entry = {"epoch": epoch + 1, "learning_rate": float(np.asarray(self.model.optimizer.learning_rate))}
         entry |= {name: float(value) for name, value in logs.items()}
         if not math.isfinite(entry["loss"]):
-            # Kept out of the files: the last good state stays there to be resumed with another recipe.
+            # Kept out of the files: the last good state stays, and a new run can start from it (`weights`).
             raise InputError(f"the loss became {entry['loss']} in epoch {epoch + 1}; lower `learning_rate`")
         entry["seconds"] = round(time.monotonic() - self._started, 2)
         self.history.append(entry)
