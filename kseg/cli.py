@@ -76,13 +76,18 @@ def progress(items, title, total=None):
     return track(items, title, total=total, console=console, disable=not console.is_terminal)
 
 
+def check_folder(path):
+    """For a file that is to be written after long work: raise InputError now if its folder does not exist."""
+    if not Path(path).parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist")
+
+
 def write_json(value, path):
     """Write `value` as JSON in one step.
 
     Raises:
         InputError: the folder does not exist or the disk is full.
     """
-    if not Path(path).parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist")
+    check_folder(path)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -19,11 +19,13 @@ ALLOWED = {
     "data": GROUND,
     "layers": {"errors"},
     "applications": GROUND | {"layers"},
+    "lowering": {"errors", "layers"},
     "losses": {"errors"},
     "metrics": {"errors"},
-    "training": GROUND | {"data", "layers", "applications", "losses", "metrics"},
+    "training": GROUND | {"data", "layers", "applications", "lowering", "losses", "metrics"},
     "evaluation": GROUND | {"runtime", "data", "layers", "applications", "losses", "metrics", "training"},
-    "export": GROUND | {"runtime", "data", "layers", "applications", "losses", "metrics", "training", "evaluation"},
+    "export": GROUND
+    | {"runtime", "data", "layers", "applications", "lowering", "losses", "metrics", "training", "evaluation"},
     "cli": {"errors", "files"},
 }
 

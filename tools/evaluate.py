@@ -30,6 +30,8 @@ def main(argv=None):
     from kseg.errors import InputError
     from kseg.evaluation import pictures
 
+    if args.json:
+        cli.check_folder(args.json)
     predictor = evaluation.load_predictor(args.model, threads=args.threads)
     source = data.open_source(args.data, args.split)
     labels = source.labels

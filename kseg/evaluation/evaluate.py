@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kseg.errors import InputError
+from kseg.errors import CheckError, InputError
 from kseg.metrics import confusion_matrix, scores
 
 
@@ -62,7 +62,7 @@ def evaluate(predictor, batches, labels, on_image=None):
         Scores.
     Raises:
         InputError: no image, or the predictor has another number of classes.
-        ValueError: scores that are not finite: an average would hide them.
+        CheckError: scores that are not finite: the greatest of them would be a class like any other.
     """
     classes = len(labels)
     confusion = np.zeros((classes, classes), np.int64)
@@ -88,5 +88,5 @@ def _predict(predictor, images, classes):
             f"{[*images.shape[:3], classes]}"
         )
     if not np.isfinite(scores_).all():
-        raise ValueError("the network's scores hold values that are not finite")
+        raise CheckError("the network's scores hold NaN or infinity: it has no classes to score")
     return scores_.argmax(-1)

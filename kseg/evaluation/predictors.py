@@ -7,11 +7,8 @@ import numpy as np
 
 from kseg import runtime
 from kseg.errors import InputError
+from kseg.runtime.tiles import in_tiles
 from kseg.training.checkpoint import load_model
-
-# Beyond this many pixels an image is predicted in tiles.
-LARGEST_PX = 2**21
-TILE_PX, OVERLAP_PX = 1024, 192
 
 
 class KerasPredictor:
@@ -34,11 +31,7 @@ class KerasPredictor:
         return np.asarray(self.model.predict_on_batch(np.asarray(images, np.float32)))
 
     def indices(self, images):
-        """The class of every pixel, in bounded memory for images of any size.
-
-        Up to LARGEST_PX pixels an image goes through in one piece. A larger one is cut into tiles; each is predicted
-        with OVERLAP_PX of its surroundings, of which only the middle is kept. A network whose receptive field is
-        wider than that says nearly the same along the seams, not exactly.
+        """The class of every pixel, in bounded memory for images of any size (see `kseg.runtime.tiles`).
 
         Args:
             images: uint8 or float [B, H, W, 3] in 0..255.
@@ -47,15 +40,8 @@ class KerasPredictor:
         """
         images = np.asarray(images)
         result = np.empty(images.shape[:3], np.int32)
-        height, width = images.shape[1:3]
-        tile_px = TILE_PX if height * width > LARGEST_PX else max(height, width)
-        for top in range(0, height, tile_px):
-            for left in range(0, width, tile_px):
-                y0, x0 = max(0, top - OVERLAP_PX), max(0, left - OVERLAP_PX)
-                bottom, right = min(height, top + tile_px), min(width, left + tile_px)
-                scores = self(images[:, y0 : bottom + OVERLAP_PX, x0 : right + OVERLAP_PX])
-                classes = scores.argmax(-1)
-                result[:, top:bottom, left:right] = classes[:, top - y0 : bottom - y0, left - x0 : right - x0]
+        for image, target in zip(images, result, strict=True):
+            target[...] = in_tiles(lambda part: self(part[None])[0].argmax(-1), image)
         return result
 
 

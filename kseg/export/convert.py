@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,13 +17,31 @@ import kseg
 from kseg import runtime
 from kseg.errors import InputError, need
 from kseg.export import onnx, tflite
-from kseg.export.inference import inference_model
-from kseg.export.parity import check_parity, check_rebuilt
+from kseg.export.calibration import Calibration
+from kseg.export.parity import check_lowered, check_parity
 from kseg.files import is_disk_full
+from kseg.lowering import OUTPUTS, lower
+from kseg.lowering.lower import gives_probabilities
 from kseg.runtime.card import Card, sha256_of
 
 PRECISIONS = {"tflite": tflite.PRECISIONS, "onnx": onnx.PRECISIONS}
 _MAKERS = {"tflite": ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), "onnx": ("tf2onnx", "onnx", "onnxruntime")}
+# Precisions whose activations are integers, so that their scales must be calibrated.
+CALIBRATED = ("int8", "int16x8")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What kind of file is wanted."""
+
+    format: str
+    precision: str
+    size_px: tuple | None
+    output: str
+    input_dtype: str
+    resizable: bool
+    float_layers: tuple
+    skip: tuple
 
 
 def export(
@@ -34,8 +53,13 @@ def export(
     verification,
     precision="float32",
     size_px=None,
+    output="logits",
+    input_dtype=None,
+    resizable=False,
     calibration=None,
     verification_data="",
+    float_layers=(),
+    skip=(),
 ):
     """Write a trained network as a file that runs without Keras, with its card beside it, proven on real images.
 
@@ -51,8 +75,15 @@ def export(
         verification: iterable of (image uint8 [H, W, 3], label int [H, W] or None), see `check_parity`.
         precision: one of PRECISIONS[format].
         size_px: (height, width) of the file's images; None: the model's own, where it has one.
-        calibration: iterable of images uint8 [H, W, 3], needed for "int8" only.
+        output: "logits", "probabilities" or "labels", see `kseg.lowering.lower`.
+        input_dtype: of the file's image, "float32" or "uint8", both in 0..255; None: uint8 for int8 .tflite files,
+            else float32.
+        resizable: a file for images of any size; slower on phones, whose delegates want fixed sizes.
+        calibration: Calibration, or an iterable of images uint8 [H, W, 3]; for "int8" and "int16x8". None of them
+            may be among those for verification.
         verification_data: where the verification images come from, for the card.
+        float_layers: names of layers that stay in float in an int8 .tflite file.
+        skip: names of kseg.lowering.PASSES to leave out.
     Returns:
         The Card that was written.
     Raises:
@@ -61,25 +92,31 @@ def export(
         ParityError: the file says something else than the model.
     """
     path = Path(path)
-    _check_request(model, labels, path, format, precision)
-    network = inference_model(model, size_px)
+    input_dtype = input_dtype or ("uint8" if (format, precision) == ("tflite", "int8") else "float32")
+    request = _Request(format, precision, size_px, output, input_dtype, resizable, tuple(float_layers), tuple(skip))
+    _check_request(request, path)
+    calibration = _checked_calibration(calibration, precision)
+    network = lower(model, size_px, skip=skip, resizable=resizable)
     classes = network.output_shape[-1]
     if classes != len(labels):
         raise InputError(f"{model.name}: has {classes} classes, the label set {len(labels)}")
-    pairs = iter(verification)
+    pairs = _kept_apart(verification, calibration)
     first = next(pairs, None)
     if first is None:
         raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
-    check_rebuilt(model, network, first[0])  # before the converters, which crash on some networks that compute NaN
+    check_lowered(model, network, first[0])  # before the converters, which crash on some networks that compute NaN
+    if output != "logits" or (input_dtype == "uint8" and precision not in CALIBRATED):
+        given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
+        network = lower(model, size_px, output=output, input_dtype=given, skip=skip, resizable=resizable)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
             file = Path(folder, path.name)
-            card, files = _convert(network, labels, file, format, precision, calibration)
+            card, files = _convert(model, network, labels, file, request, calibration)
             card.save(file)
             predictor = runtime.load(file)
             pairs = itertools.chain([first], pairs)
-            card = card.with_parity(check_parity(network, predictor, pairs, verification_data))
+            card = replace(card, parity=check_parity(network, predictor, pairs, verification_data))
             _publish([*files, card.save(file)], path.parent)
     except Exception as error:
         if is_disk_full(error):
@@ -88,53 +125,79 @@ def export(
     return card
 
 
-def _check_request(model, labels, path, format, precision):
+def _check_request(request, path):
     if keras.backend.backend() != "tensorflow":
         raise InputError(
             "the converters need Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
         )
-    if format not in PRECISIONS:
-        raise InputError(f"`format` must be one of {', '.join(PRECISIONS)}. Received: {format}")
-    if precision not in PRECISIONS[format]:
-        raise InputError(f"{format} files come in {', '.join(PRECISIONS[format])}. Received: {precision}")
-    if path.suffix != f".{format}":
-        raise InputError(f"{path}: a {format} file must end in .{format}")
-    for module in {"tflite": ("ai_edge_litert",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}[format]:
-        need(module, format)  # before the long work, not after it
+    if request.format not in PRECISIONS:
+        raise InputError(f"`format` must be one of {', '.join(PRECISIONS)}. Received: {request.format}")
+    if request.precision not in PRECISIONS[request.format]:
+        raise InputError(
+            f"{request.format} files come in {', '.join(PRECISIONS[request.format])}. Received: {request.precision}"
+        )
+    if request.output not in OUTPUTS:
+        raise InputError(f"`output` must be one of {', '.join(OUTPUTS)}. Received: {request.output}")
+    if request.input_dtype not in ("float32", "uint8"):
+        raise InputError(f"`input_dtype` must be float32 or uint8. Received: {request.input_dtype}")
+    if request.float_layers and (request.format, request.precision) != ("tflite", "int8"):
+        raise InputError("`float_layers` are for int8 .tflite files")
+    if path.suffix != f".{request.format}":
+        raise InputError(f"{path}: a {request.format} file must end in .{request.format}")
+    for module in {"tflite": ("ai_edge_litert",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}[request.format]:
+        need(module, request.format)  # before the long work, not after it
 
 
-def _convert(network, labels, file, format, precision, calibration):
+def _checked_calibration(calibration, precision):
+    if precision not in CALIBRATED:
+        return None
+    if isinstance(calibration, Calibration):
+        return calibration
+    return Calibration(tuple(calibration or ()))
+
+
+def _kept_apart(verification, calibration):
+    for image, label in verification:
+        if calibration:
+            calibration.refuse_shared(image)
+        yield image, label
+
+
+def _convert(model, network, labels, file, request, calibration):
     """Write the file; return (its card, still without parity; the paths written)."""
     start = time.perf_counter()
-    if format == "tflite":
-        file.write_bytes(tflite.to_tflite(network, precision, calibration))
+    kind = "probabilities" if request.output == "logits" and gives_probabilities(model) else request.output
+    if request.format == "tflite":
+        told = tflite.write_tflite(
+            network,
+            file,
+            request.precision,
+            output=kind,
+            calibration=calibration,
+            input_dtype=request.input_dtype,
+            float_layers=request.float_layers,
+        )
         files = [file]
     else:
-        told = {"labels": json.dumps(labels.to_dict()), "network": network.name, "kseg": kseg.__version__}
-        files = onnx.write_onnx(network, file, precision, told)
+        properties = {"labels": json.dumps(labels.to_dict()), "network": network.name, "kseg": kseg.__version__}
+        images = calibration.images if calibration else None
+        files = onnx.write_onnx(network, file, request.precision, properties, output=kind, calibration=images)
+        told = {"converter": "structure"}
     seconds = time.perf_counter() - start
     card = Card(
         file=file.name,
         sha256=sha256_of(file),
         network=network.name,
         labels=labels,
-        input={
-            "shape": [int(edge) for edge in network.input_shape],
-            "dtype": "uint8" if precision == "int8" else "float32",
-            "range": [0, 255],
-        },
-        output={"kind": _output_kind(network), "shape": [int(edge) for edge in network.output_shape]},
-        precision=precision,
-        versions=_versions(format),
+        input={"shape": [*network.input_shape], "dtype": request.input_dtype, "range": [0, 255]},
+        output={"kind": kind, "shape": [*network.output_shape]},
+        precision=request.precision,
+        versions=_versions(request.format),
         external_data={"file": files[1].name, "sha256": sha256_of(files[1])} if len(files) > 1 else None,
-        conversion={"seconds": round(seconds, 2)},
+        conversion={"seconds": round(seconds, 2), **told},
+        calibration=calibration.to_dict() if calibration else None,
     )
     return card, files
-
-
-def _output_kind(network):
-    activation = getattr(network.layers[-1], "activation", None)
-    return "probabilities" if getattr(activation, "__name__", "") in ("softmax", "sigmoid") else "logits"
 
 
 def _versions(format):

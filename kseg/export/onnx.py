@@ -19,7 +19,16 @@ OPSET = 17
 EXTERNAL_ABOVE_BYTES = 2_000_000_000
 
 
-def write_onnx(model, path, precision="float32", metadata=None, external_above_bytes=EXTERNAL_ABOVE_BYTES):
+def write_onnx(
+    model,
+    path,
+    precision="float32",
+    metadata=None,
+    *,
+    output="logits",
+    calibration=None,
+    external_above_bytes=EXTERNAL_ABOVE_BYTES,
+):
     """Convert an inference model (see `inference_model`) and write it.
 
     Args:
@@ -44,7 +53,7 @@ def write_onnx(model, path, precision="float32", metadata=None, external_above_b
         raise
     except Exception as error:  # tf2onnx raises whatever its passes raise
         raise ConversionError(f"{model.name}: ONNX: {str(error).strip() or type(error).__name__}") from error
-    _rename_output(proto.graph, "logits")
+    _rename_output(proto.graph, output)
     proto.graph.name = model.name
     onnx.helper.set_model_props(proto, metadata or {})
     weights = fold(proto, weights)

@@ -1,12 +1,12 @@
 """Does the file say what the Keras model says? Asked on real images, every time, before the file is given out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
 from kseg.export.errors import ParityError
-from kseg.export.inference import like_input
+from kseg.lowering.lower import like_input
 from kseg.metrics import confusion_matrix, scores
 from kseg.runtime.resize import resize, resized_argmax
 
@@ -35,6 +35,7 @@ TOLERANCES = {
     "float32": Tolerance(max_abs_error=1e-3, relative_rms_error=1e-4, argmax_agreement=0.999, mean_iou_drop=0.005),
     "float16": Tolerance(max_abs_error=2e-2, relative_rms_error=5e-3, argmax_agreement=0.99, mean_iou_drop=0.01),
     "dynamic": Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95, mean_iou_drop=0.02),
+    "int16x8": Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95, mean_iou_drop=0.02),
     "int8": Tolerance(max_abs_error=0.5, relative_rms_error=0.4, argmax_agreement=0.92, mean_iou_drop=0.05),
 }
 # The float32 copy of a model that computes in float16 or bfloat16: those carry 11 and 8 bits through every layer.
@@ -98,7 +99,7 @@ def check_parity(network, predictor, verification, data=""):
     resized image. For the mean IoUs the scores of both go back to the image's own size, where the labels are.
 
     Args:
-        network: keras.Model, float32 at the file's size (`inference_model`).
+        network: keras.Model at the file's size (`kseg.lowering.lower`) that gives what the file gives.
         predictor: kseg.runtime.Predictor of the file.
         verification: iterable of (image uint8 [H, W, 3], label int [H, W] or None).
         data: where the images come from, for the card.
@@ -110,11 +111,13 @@ def check_parity(network, predictor, verification, data=""):
     card = predictor.card
     comparison, truth = Comparison(), _Truth(card.labels)
     for image, label in verification:
-        pixels = resize(np.asarray(image), predictor.size_px)
-        by_keras, by_file = _keras_scores(network, pixels), predictor.at_size(pixels)
+        pixels = resize(np.asarray(image), predictor.size_px or np.shape(image)[:2])
+        by_keras, by_file = _keras_scores(network, pixels, len(card.labels)), predictor.at_size(pixels)
         comparison.add(by_keras, by_file)
         truth.add(label, by_keras, by_file)
     tolerance, mean_ious = TOLERANCES[card.precision], truth.mean_ious()
+    if card.output["kind"] == "labels":  # the scores are 0 and 1 then
+        tolerance = replace(tolerance, max_abs_error=np.inf, relative_rms_error=np.inf)
     failures = comparison.failures(tolerance)
     if None not in mean_ious and not mean_ious[0] - mean_ious[1] <= tolerance.mean_iou_drop:
         failures.append(
@@ -136,29 +139,36 @@ def check_parity(network, predictor, verification, data=""):
     }
 
 
-def check_rebuilt(model, network, image):
+def check_lowered(model, network, image):
     """Compare the copy that is to be converted with the trained model itself, on one image.
 
     Args:
         model: the trained keras.Model as it was given.
-        network: its float32 copy (`inference_model`).
+        network: the same, lowered (`kseg.lowering.lower`), giving logits.
         image: uint8 or float [H, W, 3] in 0..255 of any size.
     Raises:
         ParityError: they differ, or the model computes what is not a number.
     """
-    pixels = resize(np.asarray(image), network.input_shape[1:3])
+    size_px = network.input_shape[1:3]
+    pixels = resize(np.asarray(image), np.shape(image)[:2] if None in size_px else size_px)
     (given,) = keras.tree.flatten(model(like_input(model, pixels[None]), training=False))
     comparison = Comparison()
     comparison.add(keras.ops.convert_to_numpy(given)[0], _keras_scores(network, pixels))
     computes = {layer.compute_dtype for layer in model.layers}
     failures = comparison.failures(TOLERANCES["float32"] if computes <= {"float32"} else REBUILT)
     if failures:
-        raise ParityError(f"{model.name}: its float32 copy for the export differs from it: {'; '.join(failures)}")
+        raise ParityError(f"{model.name}: lowered for the export, it differs from itself: {'; '.join(failures)}")
 
 
-def _keras_scores(model, pixels):
+def _keras_scores(model, pixels, classes=None):
+    """float32 [H, W, classes]; a network that gives labels has scores of 0 and 1."""
     model.jit_compile = False  # Keras would compile it with XLA, which takes long and is no faster on a CPU
-    return np.asarray(model.predict_on_batch(pixels[None])[0], np.float32)
+    if model.inputs[0].dtype == "uint8":
+        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    scores = np.asarray(model.predict_on_batch(pixels[None])[0])
+    if scores.ndim == 2:
+        scores = np.arange(classes) == scores[..., None]
+    return scores.astype(np.float32)
 
 
 class _Truth:

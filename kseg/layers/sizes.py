@@ -25,7 +25,12 @@ class PadToStride(keras.layers.Layer):
         height, width = ops.shape(images)[1:3]
         if _known(height, width) and not (height % self.stride or width % self.stride):
             return images  # nothing to pad: leave no operator in an exported file
-        return ops.pad(images, ((0, 0), (0, -height % self.stride), (0, -width % self.stride), (0, 0)))
+        if _known(height, width):
+            return ops.pad(images, ((0, 0), (0, -height % self.stride), (0, -width % self.stride), (0, 0)))
+        # As much as may be needed, and cut: padded by a computed number, TensorFlow's converters lose the channels.
+        most = self.stride - 1
+        padded = ops.pad(images, ((0, 0), (0, most), (0, most), (0, 0)))
+        return padded[:, : height + -height % self.stride, : width + -width % self.stride, :]
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape

@@ -20,15 +20,19 @@ class Card:
         sha256: of the file's content, in hexadecimal.
         network: the name of the Keras model.
         labels: LabelSet, one class an output channel.
-        input: {"shape": [1, H, W, 3], "dtype": "float32" | "uint8", "range": [0, 255]}; RGB.
-        output: {"kind": "logits" | "probabilities", "shape": [1, H, W, classes]}.
-        precision: "float32", "float16", "dynamic" or "int8".
+        input: {"shape": [1, H, W, 3], "dtype": "float32" | "uint8", "range": [0, 255]}; RGB. H and W are null in a
+            resizable file, here and in the output.
+        output: {"kind": "logits" | "probabilities", "shape": [1, H, W, classes]}, or {"kind": "labels", "shape":
+            [1, H, W]}.
+        precision: "float32", "float16", "dynamic", "int8" or "int16x8".
         versions: {package: version} that made the file.
         parity: {"data", "images", "max_abs_error", "relative_rms_error", "argmax_agreement", "mean_iou_keras",
             "mean_iou_file"}, measured on this very file; the two mean IoUs are null when the images came without
             labels or with another label set's. None only while the file is being checked.
         external_data: {"file", "sha256"} of the second file that holds an ONNX model's weights, or None.
-        conversion: {"seconds"}: how long the converter took.
+        conversion: {"seconds": how long it took, "converter": "structure" or "plain", "because": why the plain one}.
+        calibration: {"data", "images", "sha256"} of the images that set the scales of an 8-bit file, or None.
+        check: what `kseg.export.inspect` found in a .tflite file, or None.
     """
 
     file: str
@@ -42,11 +46,14 @@ class Card:
     parity: dict | None = None
     external_data: dict | None = None
     conversion: dict | None = None
+    calibration: dict | None = None
+    check: dict | None = None
 
     @property
     def size_px(self):
-        """(height, width) of the images that the file takes."""
-        return tuple(self.input["shape"][1:3])
+        """(height, width) of the images that the file takes; None: it takes every size."""
+        height, width = self.input["shape"][1:3]
+        return None if height is None else (height, width)
 
     @staticmethod
     def path_for(path):
@@ -91,10 +98,15 @@ class Card:
     def _check(self, where):
         try:
             batch, height, width, channels = self.input["shape"]
-            right = batch == 1 and channels == 3 and min(height, width) > 0
-            right = right and list(self.output["shape"]) == [1, height, width, len(self.labels)]
-            right = right and self.input["dtype"] in ("float32", "uint8") and self.output["kind"]
+            kind, classes = self.output["kind"], len(self.labels)
+            right = batch == 1 and channels == 3 and self.input["dtype"] in ("float32", "uint8")
+            right = right and (height is width is None or min(height, width) > 0)
+            right = right and kind in ("logits", "probabilities", "labels")
+            scores = [1, height, width] if kind == "labels" else [1, height, width, classes]
+            right = right and list(self.output["shape"]) == scores
             right = right and (not self.external_data or {"file", "sha256"} <= set(self.external_data))
+            details = (self.parity, self.conversion, self.calibration, self.check)
+            right = right and all(detail is None or isinstance(detail, dict) for detail in details)
         except (KeyError, TypeError, ValueError):
             right = False
         if not right:

@@ -3,27 +3,38 @@
 import numpy as np
 
 from kseg.errors import InputError, need
+from kseg.runtime.agreement import check_agreement
 
-_ELEMENT_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}  # the others are called as in NumPy
 
 
 def open_onnx(path, card, threads):
-    """Return a function float32 [H, W, 3] in 0..255 -> float32 [H, W, classes] that runs the file.
+    """Return a function that runs the file.
+
+    It takes an image, float32 [H, W, 3] in 0..255, and returns what the card's output kind says: scores, float32
+    [H, W, classes], or labels, int32 [H, W].
 
     Raises:
-        InputError: the file is no ONNX model, is damaged, or is not the network that its card describes.
+        InputError: the file is no ONNX model, is damaged, or is not the network that its card describes. The
+            returned function raises it for an image of a size that a resizable network cannot take.
         ImportError: onnxruntime is not installed.
     """
     session = _session(path, threads)
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    _check(path, "input", inputs, card.input["shape"], card.input["dtype"])
-    _check(path, "output", outputs, card.output["shape"], "float32")
+    check_agreement(path, card, [_described(tensor) for tensor in inputs], [_described(tensor) for tensor in outputs])
     name, dtype = inputs[0].name, np.dtype(card.input["dtype"])
+    result = np.int32 if card.output["kind"] == "labels" else np.float32
 
     def run(image):
         if dtype.kind == "u":
             image = np.clip(np.rint(image), 0, 255)
-        return session.run(None, {name: image[None].astype(dtype)})[0][0]
+        try:
+            return session.run(None, {name: image[None].astype(dtype)})[0][0].astype(result, copy=False)
+        except Exception as error:
+            if card.size_px:
+                raise
+            height, width = image.shape[:2]
+            raise InputError(f"{path}: takes no image of {height} x {width} ({_reason(error)})") from error
 
     return run
 
@@ -36,13 +47,16 @@ def _session(path, threads):
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no base class of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: ONNX Runtime cannot load it: not an ONNX file, or damaged ({reason})") from error
+        raise InputError(
+            f"{path}: ONNX Runtime cannot load it: not an ONNX file, or damaged ({_reason(error)})"
+        ) from error
 
 
-def _check(path, side, tensors, shape, dtype):
-    found = [tensor.shape for tensor in tensors]
-    if found != [[*shape]]:
-        raise InputError(f"{path}: another kind of model: the card says {side} {[*shape]}, the file has {found}")
-    if tensors[0].type != _ELEMENT_TYPES[dtype]:
-        raise InputError(f"{path}: another kind of model: the card says {side} {dtype}, the file has {tensors[0].type}")
+def _reason(error):
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _described(tensor):
+    """(shape with None for open edges, name of the dtype)."""
+    shape = tuple(edge if isinstance(edge, int) else None for edge in tensor.shape)
+    return shape, _DTYPES.get(tensor.type, tensor.type.removeprefix("tensor(").removesuffix(")"))

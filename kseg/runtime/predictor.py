@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from kseg.runtime.resize import resize, resized_argmax
+from kseg.errors import CheckError
+from kseg.runtime.resize import resize, resize_nearest, resized_argmax
+from kseg.runtime.tiles import in_tiles
 
 
 class Predictor:
@@ -13,14 +15,15 @@ class Predictor:
     Attributes:
         card: the Card.
         labels: the LabelSet.
-        size_px: (height, width) at which the network works.
+        size_px: (height, width) at which the network works; None: at each image's own.
     """
 
     def __init__(self, card, run):
-        """`run`: float32 [H, W, 3] in 0..255 at the card's size -> float32 [H, W, classes]."""
+        """`run`: float32 [H, W, 3] in 0..255 -> scores float32 [H, W, classes], or labels int32 [H, W]."""
         self.card = card
         self.labels = card.labels
         self.size_px = card.size_px
+        self._gives_labels = card.output["kind"] == "labels"
         self._run = run
 
     def __call__(self, images):
@@ -28,44 +31,79 @@ class Predictor:
 
         Args:
             images: uint8 or float RGB [B, H, W, 3] in 0..255, of any size. Each is resized to the card's size and
-                run by itself; its scores are brought back to H x W, both bilinearly with half-pixel centres.
+                run by itself; its scores are brought back to H x W, both bilinearly with half-pixel centres. The
+                labels of a file that gives labels go back to H x W by the nearest neighbour, and become scores of
+                0 and 1. A resizable file runs each image as it is.
         Returns:
             float32 [B, H, W, classes].
         Raises:
             ValueError: the shape or the dtype is another.
+            InputError: a resizable network does not take an image of this size.
+            CheckError: the file does not give what its card says.
         """
         images = _checked(images)
         scores = np.empty((*images.shape[:3], len(self.labels)), np.float32)
         for image, target in zip(images, scores, strict=True):
-            target[...] = resize(self._small(image), image.shape[:2])
+            found = self._at_own_size(image)
+            if self._gives_labels:
+                target[...] = self._one_hot(resize_nearest(found, image.shape[:2]))
+            else:
+                target[...] = resize(found, image.shape[:2])
         return scores
 
     def indices(self, images):
         """The class of every pixel: `predictor(images).argmax(-1)`, without ever holding all the scores.
 
+        A resizable file takes large images in tiles, see `kseg.runtime.tiles`.
+
         Args:
             images: as in a call.
         Returns:
             int32 [B, H, W].
+        Raises:
+            as in a call.
         """
         images = _checked(images)
         result = np.empty(images.shape[:3], np.int32)
         for image, target in zip(images, result, strict=True):
-            target[...] = resized_argmax(self._small(image), target.shape)
+            target[...] = self._classify(image) if self.size_px else in_tiles(self._classify, image)
         return result
 
     def at_size(self, image):
-        """The network itself, without any resizing: float32 [H, W, 3] at `size_px` -> float32 [H, W, classes].
+        """The network itself, without any resizing.
 
+        Args:
+            image: float [H, W, 3] in 0..255 at `size_px`; of any size where that is None.
+        Returns:
+            float32 [H, W, classes]; 0 and 1 where the file gives labels.
         Raises:
             ValueError: the image has another size.
         """
-        if image.shape != (*self.size_px, 3):
-            raise ValueError(f"`image` must have the shape {[*self.size_px, 3]}. Received: {list(image.shape)}")
-        return self._run(np.asarray(image, np.float32))
+        size_px = self.size_px or image.shape[:2]
+        if image.shape != (*size_px, 3):
+            raise ValueError(f"`image` must have the shape {[*size_px, 3]}. Received: {list(image.shape)}")
+        found = self._checked_run(image)
+        return self._one_hot(found) if self._gives_labels else found
 
-    def _small(self, image):
-        return self.at_size(resize(image, self.size_px))
+    def _classify(self, image):
+        found = self._at_own_size(image)
+        return (resize_nearest if self._gives_labels else resized_argmax)(found, image.shape[:2])
+
+    def _at_own_size(self, image):
+        """What the file gives for the image, at the network's size."""
+        return self._checked_run(resize(image, self.size_px or image.shape[:2]))
+
+    def _checked_run(self, image):
+        found = self._run(np.asarray(image, np.float32))
+        wanted = image.shape[:2] if self._gives_labels else (*image.shape[:2], len(self.labels))
+        if found.shape != wanted:
+            raise CheckError(f"{self.card.file}: gives {list(found.shape)} for an image of {list(image.shape)}")
+        if self._gives_labels and not 0 <= found.min() <= found.max() < len(self.labels):
+            raise CheckError(f"{self.card.file}: gives class {found.max()}; its card has {len(self.labels)} labels")
+        return found
+
+    def _one_hot(self, classes):
+        return (classes[..., None] == np.arange(len(self.labels))).astype(np.float32)
 
 
 def _checked(images):

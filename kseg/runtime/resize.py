@@ -1,4 +1,4 @@
-"""Bilinear resizing in NumPy, equal to `tf.image.resize(method="bilinear", antialias=False)`.
+"""Resizing in NumPy, equal to `tf.image.resize(method="bilinear", antialias=False)` and to `method="nearest"`.
 
 Pillow's BILINEAR widens its filter when it shrinks a picture and so gives other values than the networks were
 trained and exported with; hence this file.
@@ -34,6 +34,25 @@ def resized_argmax(scores, size_px):
     for rows in strips(size_px, scores.shape[2]):
         result[rows] = resize_rows(scores, size_px, rows).argmax(-1)
     return result
+
+
+def resize_nearest(classes, size_px):
+    """Resize by the nearest neighbour with half-pixel centres: what indices need, between which nothing lies.
+
+    Args:
+        classes: integer [H, W].
+        size_px: (height, width) of the result.
+    Returns:
+        [height, width] of the same dtype; `classes` itself where it has that size.
+    """
+    if classes.shape == tuple(size_px):
+        return classes
+    # floor((i + 0.5) * source / target), in whole numbers: a rounded half would choose another pixel.
+    rows, columns = (
+        (2 * np.arange(target) + 1) * source // (2 * target)
+        for source, target in zip(classes.shape, size_px, strict=True)
+    )
+    return classes[rows[:, None], columns[None, :]]
 
 
 def strips(size_px, channels):

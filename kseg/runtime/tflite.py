@@ -3,28 +3,64 @@
 import numpy as np
 
 from kseg.errors import InputError, need
+from kseg.runtime.agreement import check_agreement
 from kseg.runtime.chatter import muted
 
 
 def open_tflite(path, card, threads):
-    """Return a function float32 [H, W, 3] in 0..255 -> float32 [H, W, classes] that runs the file.
+    """Return a function that runs the file.
+
+    It takes an image, float32 [H, W, 3] in 0..255, and returns what the card's output kind says: scores, float32
+    [H, W, classes], or labels, int32 [H, W].
 
     Raises:
-        InputError: the file is no TFLite model, is damaged, or is not the network that its card describes.
+        InputError: the file is no TFLite model, is damaged, or is not the network that its card describes. The
+            returned function raises it for an image of a size that a resizable network cannot take.
         ImportError: ai-edge-litert is not installed.
     """
     interpreter = _interpreter(path, threads)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    _check(path, "input", inputs, card.input["shape"], card.input["dtype"])
-    _check(path, "output", outputs, card.output["shape"], None)
-    (source,), (target,) = inputs, outputs
+    check_agreement(path, card, [_described(tensor) for tensor in inputs], [_described(tensor) for tensor in outputs])
+    network = _Network(path, interpreter, card.output["kind"])
+    if card.size_px:  # a resizable one gets its memory with its first image
+        network.allocate()
+    return network
 
-    def run(image):
-        interpreter.set_tensor(source["index"], _quantised(image, source)[None])
-        interpreter.invoke()
-        return _real(interpreter.get_tensor(target["index"])[0], target)
 
-    return run
+class _Network:
+    """The interpreter with the size that it is set to."""
+
+    def __init__(self, path, interpreter, kind):
+        self._path, self._interpreter, self._kind = path, interpreter, kind
+        (self._source,), (self._target,) = interpreter.get_input_details(), interpreter.get_output_details()
+        self._size_px = None
+
+    def __call__(self, image):
+        if image.shape[:2] != self._size_px:
+            self._resize(image.shape[:2])
+        self._interpreter.set_tensor(self._source["index"], _quantised(image, self._source)[None])
+        self._interpreter.invoke()
+        stored = self._interpreter.get_tensor(self._target["index"])[0]
+        return stored.astype(np.int32) if self._kind == "labels" else _real(stored, self._target)
+
+    def allocate(self):
+        """Give every tensor its memory at the size that is set."""
+        try:
+            with muted():  # it announces its delegate
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise _refusal(self._path, error) from error
+        self._size_px = tuple(map(int, self._interpreter.get_input_details()[0]["shape"][1:3]))
+
+    def _resize(self, size_px):
+        self._size_px = None  # should this fail, the interpreter is at no size at all
+        self._interpreter.resize_tensor_input(self._source["index"], [1, *size_px, 3], strict=True)
+        try:
+            self.allocate()
+        except InputError as error:
+            raise InputError(
+                f"{self._path}: takes no image of {size_px[0]} x {size_px[1]} ({error.__cause__})"
+            ) from error
 
 
 def _interpreter(path, threads):
@@ -33,22 +69,21 @@ def _interpreter(path, threads):
         if file.read(8)[4:] != b"TFL3":  # the identifier that a TFLite flatbuffer carries
             raise InputError(f"{path}: not a TFLite file")
     try:
-        with muted():  # it announces its delegate
-            interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
-            interpreter.allocate_tensors()
+        with muted():
+            return litert.Interpreter(model_path=str(path), num_threads=threads)
     except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: LiteRT cannot load it, it is damaged or of another kind ({reason})") from error
-    return interpreter
+        raise _refusal(path, error) from error
 
 
-def _check(path, side, tensors, shape, dtype):
-    found = [[*map(int, tensor["shape"])] for tensor in tensors]
-    if found != [[*shape]]:
-        raise InputError(f"{path}: another kind of model: the card says {side} {[*shape]}, the file has {found}")
-    name = np.dtype(tensors[0]["dtype"]).name
-    if dtype is not None and name != dtype:
-        raise InputError(f"{path}: another kind of model: the card says {side} {dtype}, the file has {name}")
+def _refusal(path, error):
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return InputError(f"{path}: LiteRT cannot load it, it is damaged or of another kind ({reason})")
+
+
+def _described(tensor):
+    """(shape with None for open edges, name of the dtype)."""
+    shape = tuple(None if edge < 0 else int(edge) for edge in tensor["shape_signature"])
+    return shape, np.dtype(tensor["dtype"]).name
 
 
 def _quantised(values, tensor):

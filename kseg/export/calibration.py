@@ -1,0 +1,79 @@
+"""The images that set the scales of an 8-bit file: chosen, checked and remembered."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from kseg.errors import InputError
+from kseg.runtime.resize import resize
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images like those that the network will see, unaugmented.
+
+    Attributes:
+        images: tuple of uint8 or float [h, w, 3] in 0..255.
+        data: where they come from, for the card.
+    Raises:
+        InputError: there are none, or their pixels lie in 0..1.
+    """
+
+    images: tuple
+    data: str = ""
+
+    def __post_init__(self):
+        if not self.images:
+            raise InputError("8 bits need images for calibration, and there are none: give some (--calibrate DATA)")
+        greatest = max(float(np.max(image)) for image in self.images)
+        if not greatest > 1.0:  # NaN too
+            raise InputError(
+                f"the calibration images reach up to {greatest:.3g}: pixels are wanted in 0..255, not scaled to 0..1"
+            )
+
+    def at_size(self, size_px):
+        """Yield float32 [1, H, W, 3], one after the other; with size_px (None, None) each in its own size."""
+        for image in self.images:
+            yield (np.array(image, np.float32) if None in size_px else resize(np.asarray(image), size_px))[None]
+
+    def refuse_shared(self, image):
+        """Raise InputError if an image that a file is to be scored with is among those that set its scales."""
+        if digest(image) in set(map(digest, self.images)):
+            raise InputError(
+                "an image to verify with is among those for calibration: a file must be judged by images that had no "
+                "part in making it; give another folder or split"
+            )
+
+    def to_dict(self):
+        """For the card: {"data", "images", "sha256" of the images' own hashes in order}."""
+        together = hashlib.sha256("".join(map(digest, self.images)).encode()).hexdigest()
+        return {"data": str(self.data), "images": len(self.images), "sha256": together}
+
+
+def digest(image):
+    """sha256 of an image's shape, type and pixels, in hexadecimal."""
+    image = np.ascontiguousarray(image)
+    return hashlib.sha256(f"{image.shape}{image.dtype}".encode() + image.tobytes()).hexdigest()
+
+
+def choose(source, most):
+    """At most `most` images of a data source, spread over it and over its classes; the same ones every time.
+
+    Of four times as many, evenly spaced, those are taken first that show the classes seen least so far.
+
+    Args:
+        source: of kseg.data, with `names`, `labels` and `load(index) -> (image, label)`.
+    Returns:
+        list of images, uint8 [h, w, 3].
+    """
+    count = min(4 * most, len(source.names))
+    pairs = [source.load(place * len(source.names) // count) for place in range(count)]
+    shows = [np.bincount(np.ravel(label), minlength=256)[: len(source.labels)] > 0 for _, label in pairs]
+    seen, chosen = np.zeros(len(source.labels)), []
+    while len(chosen) < min(most, count):
+        rest = [place for place in range(count) if place not in chosen]
+        best = max(rest, key=lambda place: (float((shows[place] / (1 + seen) ** 2).sum()), -place))
+        chosen.append(best)
+        seen += shows[best]
+    return [pairs[place][0] for place in sorted(chosen)]

@@ -1,0 +1,69 @@
+"""Calibration: the least and the greatest value of every activation over a set of images."""
+
+import tempfile
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+
+from kseg.errors import CheckError, need
+from kseg.export.tflite.flatbuffer import Network, schema, write
+from kseg.runtime.chatter import muted
+
+
+def measure_ranges(network, images, folder):
+    """Run a float Network on images.
+
+    Its file is written once more with every activation as an output, so that XNNPACK runs it at full speed: asked to
+    keep all tensors, the interpreter would do without.
+
+    Args:
+        network: Network in float32, one input [1, H, W, 3]; left as it is.
+        images: iterable of float32 [1, H, W, 3].
+        folder: where its file may lie for the time.
+    Returns:
+        {index of a tensor: (least, greatest)} for every float32 activation. The image always reaches from 0 to 255.
+    Raises:
+        CheckError: an activation is not finite.
+    """
+    (image,) = network.inputs.values()
+    watched = []
+    for operator in network.operators:
+        watched += [i for i in operator.outputs if network.tensors[i].type == schema.TensorType.FLOAT32]
+    ranges = {image: (0.0, 255.0)}
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        file = Path(own, "calibration.tflite")
+        write(_watching(network, watched), file)
+        interpreter = need("ai_edge_litert.interpreter", "tflite").Interpreter(str(file), num_threads=2)
+        for pixels in images:
+            for index, value in zip(watched, _run(interpreter, pixels), strict=True):
+                low, high = ranges.get(index, (np.inf, -np.inf))
+                ranges[index] = (np.minimum(low, value.min()), np.maximum(high, value.max()))  # NaN stays
+    for index, limits in ranges.items():
+        if not np.isfinite(limits).all():
+            raise CheckError(f"calibration: {network.tensors[index].name} computes {limits[0]} to {limits[1]}")
+    return {index: (float(low), float(high)) for index, (low, high) in ranges.items()}
+
+
+def _watching(network, watched):
+    """A copy that gives every watched tensor, in this order."""
+    return Network(
+        [copy(tensor) for tensor in network.tensors],
+        [copy(operator) for operator in network.operators],
+        dict(network.constants),
+        dict(network.inputs),
+        {f"watched_{place:04}": index for place, index in enumerate(watched)},
+    )
+
+
+def _run(interpreter, pixels):
+    (source,) = interpreter.get_input_details()
+    with muted():
+        if tuple(source["shape"]) != pixels.shape or not getattr(interpreter, "_allocated", False):
+            interpreter.resize_tensor_input(source["index"], pixels.shape)
+            interpreter.allocate_tensors()
+            interpreter._allocated = True
+    interpreter.set_tensor(source["index"], np.asarray(pixels, np.float32))
+    interpreter.invoke()
+    for target in interpreter.get_output_details():
+        yield interpreter.get_tensor(target["index"])

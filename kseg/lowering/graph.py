@@ -1,0 +1,240 @@
+"""A functional model as a list of steps that can be rewritten, and built into a model again.
+
+Only what a pass changes gets weights of its own: every other layer of the new model is the very layer of the old one,
+called once more, so that a network of half a gigabyte is not held twice.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+
+
+class Value:
+    """A tensor of the graph; `shape` is the one that the model told, of which sizes may be None."""
+
+    def __init__(self, shape):
+        self.shape = tuple(shape)
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation.
+
+    Attributes:
+        operation: a Keras layer or an operation of keras.ops.
+        args, kwargs: what it is called with; tensors stand as `Value`.
+        outputs: list of Values.
+        weights: NumPy arrays for a layer that is new; None: those that `operation` holds.
+    """
+
+    operation: object
+    args: tuple
+    kwargs: dict
+    outputs: list
+    weights: list | None = None
+
+    @property
+    def inputs(self):
+        """The Values among the arguments."""
+        return [leaf for leaf in keras.tree.flatten((self.args, self.kwargs)) if isinstance(leaf, Value)]
+
+    @property
+    def output(self):
+        """The one output of most steps."""
+        (output,) = self.outputs
+        return output
+
+    @property
+    def name(self):
+        return self.operation.name
+
+    def is_a(self, *kinds):
+        """Whether the operation is a layer of exactly one of these classes: a subclass may compute something else."""
+        return type(self.operation) in kinds
+
+    def arrays(self):
+        """The layer's weights as NumPy arrays, in the order of `layer.weights`; not copied where it can be avoided."""
+        return self.weights if self.weights is not None else [as_array(weight) for weight in self.operation.weights]
+
+    def replace(self, operation, weights=None):
+        """Let another operation stand here, with the same arguments and outputs."""
+        self.operation, self.weights = operation, weights
+
+
+@dataclass(eq=False)
+class Graph:
+    """Steps in an order in which they can be computed, from one `image` to one `output`.
+
+    Attributes:
+        image, output: Values.
+        steps: list of Step.
+        name: of the model.
+    """
+
+    image: Value
+    output: Value
+    steps: list = field(default_factory=list)
+    name: str = "network"
+
+    def users(self, value):
+        """The steps that take a Value."""
+        return [step for step in self.steps if any(value is taken for taken in step.inputs)]
+
+    def only_user(self, value):
+        """The one step that takes a Value which is not the graph's output, or None."""
+        users = self.users(value)
+        return users[0] if len(users) == 1 and value is not self.output else None
+
+    def maker(self, value):
+        """The step whose output a Value is; None for the image."""
+        return next((step for step in self.steps if any(value is made for made in step.outputs)), None)
+
+    def redirect(self, old, new):
+        """Let all that takes `old` take `new`."""
+        for step in self.steps:
+            step.args, step.kwargs = keras.tree.map_structure(
+                lambda leaf: new if leaf is old else leaf, (step.args, step.kwargs)
+            )
+        if self.output is old:
+            self.output = new
+
+    def remove(self, step):
+        """Take out a step with one input and one output of the same shape."""
+        (source,) = step.inputs
+        self.steps.remove(step)
+        self.redirect(step.output, source)
+
+    def append(self, operation, shape):
+        """Add a step after the output, which its result becomes."""
+        self.steps.append(Step(operation, (self.output,), {}, [Value(shape)]))
+        self.output = self.steps[-1].output
+
+
+def as_array(variable):
+    """The value of a Keras variable as a NumPy array, which on TensorFlow shares its memory."""
+    value = variable.value
+    if keras.backend.backend() == "tensorflow":
+        return np.asarray(memoryview(value.read_value() if hasattr(value, "read_value") else value))
+    return np.asarray(value)
+
+
+def read(model):
+    """Return the Graph of a functional or sequential model with one input and one output; inner models are opened."""
+    graph = Graph(Value(model.inputs[0].shape), None, name=model.name)
+    (graph.output,) = _read_into(graph, model, [graph.image])
+    return graph
+
+
+def _read_into(graph, model, images):
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    values = {id(tensor): value for tensor, value in zip(functional.inputs, images, strict=True)}
+
+    def as_value(leaf):
+        return values[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
+
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        for node in functional._nodes_by_depth[depth]:
+            if node.is_input:
+                continue
+            args, kwargs = keras.tree.map_structure(as_value, (node.arguments.args, dict(node.arguments.kwargs)))
+            outputs = [Value(tensor.shape) for tensor in node.outputs]
+            if _is_functional(node.operation):
+                given = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Value)]
+                outputs = _read_into(graph, node.operation, given)
+            else:
+                graph.steps.append(Step(node.operation, args, kwargs, outputs))
+            values.update({id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)})
+    return [values[id(tensor)] for tensor in functional.outputs]
+
+
+def _is_functional(operation):
+    if isinstance(operation, keras.Sequential):
+        return True
+    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
+
+
+def build(graph, shape, dtype="float32", share=True):
+    """Make a model of a Graph.
+
+    Args:
+        shape: of the image, [1, H, W, 3], where sizes may be None.
+        dtype: of the image.
+        share: let layers that stay as they are share their weights with the model that was read.
+    Returns:
+        (keras.Model, {Value: Keras tensor}).
+    """
+    image = keras.Input(batch_shape=shape, dtype=dtype, name="image")
+    tensors = {graph.image: image}
+    pending, names = [], {"image": None}
+    for step in _needed(graph):
+        operation, weights = step.operation, step.weights
+        clash = names.setdefault(step.name, operation) is not operation
+        if isinstance(operation, keras.Layer) and (
+            clash or (weights is None and not (share and _is_float32(operation)))
+        ):
+            operation, weights = _float32_copy(operation, f"{step.name}_{len(names)}" if clash else None), step.arrays()
+        elif clash:
+            operation = _renamed(operation, f"{step.name}_{len(names)}")
+        names[operation.name] = operation
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: tensors[leaf] if isinstance(leaf, Value) else leaf, (step.args, step.kwargs)
+        )
+        made = keras.tree.flatten(operation(*args, **kwargs))
+        tensors.update(zip(step.outputs, made, strict=True))
+        if weights is not None:
+            pending.append((operation, weights))
+    model = keras.Model(image, tensors[graph.output], name=graph.name)
+    for layer, weights in pending:
+        for variable, value in zip(layer.weights, weights, strict=True):
+            variable.assign(keras.ops.cast(value, variable.dtype))
+    return model, tensors
+
+
+def _needed(graph):
+    """The steps on which the output depends, in order."""
+    wanted, needed = {graph.output}, []
+    for step in reversed(graph.steps):
+        if wanted.intersection(step.outputs):
+            wanted.update(step.inputs)
+            needed.append(step)
+    return needed[::-1]
+
+
+def _is_float32(operation):
+    if not isinstance(operation, keras.Layer):
+        return True  # a bare operation of keras.ops has neither weights nor a policy
+    return all(part.compute_dtype == part.variable_dtype == "float32" for part in operation._flatten_layers())
+
+
+def _float32_copy(layer, name=None):
+    """A new layer of the same configuration, without weights yet, that computes in float32."""
+    config = float32_config(layer.get_config())
+    return type(layer).from_config(config | {"name": name} if name else config)
+
+
+def _renamed(operation, name):
+    """A bare operation of an inner model that has the name of another one."""
+    twin = copy.copy(operation)
+    twin.name, twin._inbound_nodes, twin._outbound_nodes = name, [], []
+    return twin
+
+
+def float32_config(config):
+    """A configuration with every floating-point dtype policy in it, however deep, set to float32."""
+    if isinstance(config, list | tuple):
+        return type(config)(float32_config(part) for part in config)
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: "float32" if key == "dtype" and _is_float(part) else float32_config(part) for key, part in config.items()
+    }
+
+
+def _is_float(dtype):
+    if isinstance(dtype, dict):  # a serialized policy
+        dtype = dtype.get("config", {}).get("name")
+    elif isinstance(dtype, keras.DTypePolicy):
+        dtype = dtype.name
+    return isinstance(dtype, str) and "float" in dtype

@@ -1,0 +1,112 @@
+"""Trained model -> inference model of one size, by the list of passes."""
+
+import keras
+import numpy as np
+
+from kseg.errors import InputError
+from kseg.lowering import passes
+from kseg.lowering.graph import as_array, build, read
+
+OUTPUTS = {"logits": None, "probabilities": passes.give_probabilities, "labels": passes.give_labels}
+
+
+def lower(model, size_px, *, output="logits", input_dtype="float32", skip=(), resizable=False):
+    """Return a float32 copy of a functional or sequential model for prediction, with a fixed input and batch size.
+
+    A static shape keeps the whole graph inside one delegate on TFLite, and a float32 copy converts alike whatever
+    precision the model was trained in. Layers that stay as they are, are shared with `model`, weights and all.
+
+    Args:
+        model: keras.Model with one image input and one output [B, H, W, classes].
+        size_px: (height, width), or None where the model itself has a fixed size.
+        output: "logits": what the model gives, [1, H, W, classes]; "probabilities": after a softmax, if it does not
+            end in one already; "labels": the index of the greatest, uint8 (beyond 256 classes int32) [1, H, W].
+        input_dtype: of the image in 0..255, "float32" or "uint8".
+        skip: names of PASSES to leave out.
+        resizable: keep height and width open; `size_px` is not used then.
+    Returns:
+        keras.Model: "image" [1, H, W, 3] -> as `output` says.
+    Raises:
+        InputError: the model takes something else than one RGB image of that size, its scores have another size
+            than its input, or its weights are not finite.
+        ValueError: the model is neither functional nor sequential, or an argument is not allowed.
+    """
+    if not getattr(model, "inputs", None):
+        raise ValueError(f"`model` must be a functional or sequential Keras model. Received: {type(model).__name__}")
+    if output not in OUTPUTS:
+        raise ValueError(f"`output` must be one of {', '.join(OUTPUTS)}. Received: {output}")
+    if input_dtype not in ("float32", "uint8"):
+        raise ValueError(f"`input_dtype` must be float32 or uint8. Received: {input_dtype}")
+    unknown = set(skip) - set(passes.PASSES)
+    if unknown:
+        raise ValueError(f"`skip` must name passes: {', '.join(passes.PASSES)}. Received: {', '.join(sorted(unknown))}")
+    size_px = _size(model, size_px, resizable)
+    _check_weights(model)
+    graph = read(model)
+    for name, rewrite in passes.PASSES.items():
+        if name not in skip and not (resizable and name == "resize_for_bilinear_transposition"):
+            rewrite(graph)
+    if OUTPUTS[output] and not (output == "probabilities" and gives_probabilities(model)):
+        OUTPUTS[output](graph)
+    if input_dtype == "uint8":
+        passes.take_uint8(graph)
+    network, _ = build(graph, (1, *size_px, 3), input_dtype)
+    if tuple(network.output_shape[:3]) != (1, *size_px):
+        raise InputError(
+            f"{model.name}: gives scores of {_by(network.output_shape[1:3])} for an image of {_by(size_px)}; "
+            f'only networks with scores of the size of the image can be exported (padding="same")'
+        )
+    return network
+
+
+def gives_probabilities(model):
+    """Whether the model ends in a softmax or a sigmoid."""
+    activation = getattr(model.layers[-1], "activation", None)
+    return getattr(activation, "__name__", "") in ("softmax", "sigmoid")
+
+
+def _check_weights(model):
+    for weight in model.weights:
+        array = as_array(weight)
+        if np.issubdtype(array.dtype, np.inexact) or array.dtype.kind == "V":  # bfloat16 is a void to NumPy
+            # Without a temporary array of the weight's size: a sum is finite only if every part is, or overflows.
+            total = np.sum(array, dtype=np.float64) if array.dtype.kind == "f" else np.float64(array.sum())
+            if not np.isfinite(total):
+                # Told here: TensorFlow's 8-bit converter does not refuse them, it takes the whole process down.
+                raise InputError(f"{model.name}: the weights {weight.path} hold NaN or infinity: its training diverged")
+
+
+def _size(model, size_px, resizable):
+    """Check that the model takes RGB images, and return the size for the file."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise InputError(
+            f"{model.name}: has {len(model.inputs)} inputs and {len(model.outputs)} outputs; only one of each works"
+        )
+    shape, scores = model.inputs[0].shape, model.outputs[0].shape
+    if len(shape) != 4 or shape[3] != 3 or len(scores) != 4:
+        raise InputError(
+            f"{model.name}: maps {list(shape)} to {list(scores)}; only RGB images to scores can be exported"
+        )
+    own = tuple(shape[1:3])
+    if resizable:
+        if own != (None, None):
+            raise InputError(f"{model.name}: takes images of {_by(own)} only, and so cannot be made for any size")
+        return own
+    if size_px is None and None in own:
+        raise InputError(f"{model.name}: takes images of any size; say the height and width of the exported file")
+    size_px = own if size_px is None else tuple(int(edge) for edge in size_px)
+    if len(size_px) != 2 or min(size_px) < 1:
+        raise InputError(f"the size must be a height and a width of at least one pixel. Received: {size_px}")
+    if any(edge not in (None, wanted) for edge, wanted in zip(own, size_px, strict=True)):
+        raise InputError(f"{model.name}: takes images of {_by(own)} only. Received: {_by(size_px)}")
+    return size_px
+
+
+def _by(size_px):
+    return " x ".join("any" if edge is None else str(edge) for edge in size_px)
+
+
+def like_input(model, images):
+    """`images` in the form in which a model of one input declared it, alone, in a list or in a dict: Keras minds."""
+    declared = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return keras.tree.map_structure(lambda _: images, declared)

@@ -1,0 +1,175 @@
+import keras
+import numpy as np
+import pytest
+from conftest import MODELS
+
+from kseg.errors import InputError
+from kseg.lowering import PASSES, lower
+
+
+def _network(shape=(None, None, 3), padding="same", dtype="float32"):
+    keras.utils.set_random_seed(1)
+    image = keras.Input(shape, name="picture")
+    x = keras.ops.multiply(image, 1 / 255)
+    x = keras.layers.Conv2D(4, 3, padding=padding, dtype=dtype)(x)
+    x = keras.layers.BatchNormalization(dtype=dtype)(x)
+    inner_in = keras.Input((None, None, 4))
+    inner = keras.Model(inner_in, keras.layers.Conv2D(4, 1, activation="relu", dtype=dtype)(inner_in), name="inner")
+    x = keras.layers.Dropout(0.5, dtype=dtype)(inner(x))
+    return keras.Model(image, keras.layers.Conv2D(2, 1, dtype="float32", name="last")(x), name="net")
+
+
+def _image(size_px):
+    return np.random.default_rng(0).uniform(0, 255, (1, *size_px, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_float32_copy_at_a_fixed_size(dtype):
+    network = _network(dtype=dtype)
+    copy = lower(network, (17, 23), skip=PASSES)
+    assert copy.input_shape == (1, 17, 23, 3)
+    assert copy.output_shape == (1, 17, 23, 2)
+    assert copy.name == "net"
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    np.testing.assert_array_equal(np.concatenate([w.ravel() for w in network.get_weights()]),
+                                  np.concatenate([w.ravel() for w in copy.get_weights()]))  # fmt: skip
+    tolerance = 1e-6 if dtype == "float32" else 0.05
+    images = _image((17, 23))
+    np.testing.assert_allclose(copy(images), network(images), atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_the_model_is_left_as_it_is(dtype):
+    network = _network(dtype=dtype)
+    before, weights = network.to_json(), network.get_weights()
+    lower(network, (8, 8), output="labels", input_dtype="uint8")
+    assert network.to_json() == before
+    for now, then in zip(network.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_what_stays_as_it_is_shares_its_weights():
+    network = _network()
+    copy = lower(network, (8, 8))
+    assert copy.get_layer("last").kernel is network.get_layer("last").kernel
+
+
+def test_a_compiled_and_trained_sequential_model():
+    network = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 3, padding="same")])
+    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    network.train_on_batch(_image((8, 8)), np.zeros((1, 8, 8), int))
+    copy = lower(network, (8, 8))
+    assert len(copy.variables) == 2  # neither the optimizer's nor the metrics'
+    np.testing.assert_allclose(copy(_image((8, 8))), network(_image((8, 8))), atol=1e-5)
+
+
+def test_a_fixed_size_is_taken_from_the_model():
+    network = _network((12, 16, 3))
+    assert lower(network, None).input_shape == (1, 12, 16, 3)
+    with pytest.raises(InputError, match=r"takes images of 12 x 16 only\. Received: 16 x 12"):
+        lower(network, (16, 12))
+
+
+def test_refused():
+    with pytest.raises(InputError, match="say the height and width"):
+        lower(_network(), None)
+    with pytest.raises(InputError, match="at least one pixel"):
+        lower(_network(), (0, 5))
+    with pytest.raises(InputError, match="scores of 6 x 6 for an image of 8 x 8"):
+        lower(_network(padding="valid"), (8, 8))
+    with pytest.raises(InputError, match="only RGB images"):
+        lower(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 1)]), None)
+    with pytest.raises(InputError, match="only RGB images"):
+        lower(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalMaxPool2D()]), None)
+    image = keras.Input((8, 8, 3))
+    with pytest.raises(InputError, match="1 inputs and 2 outputs"):
+        lower(keras.Model(image, [image, image]), None)
+
+    class Own(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match="must be a functional or sequential"):
+        lower(Own(), (8, 8))
+
+
+def _filled(build, classes=3):
+    """A network whose every weight counts: normalisations that do something, scores that are not zero."""
+    keras.utils.set_random_seed(3)
+    network = build(classes)
+    rng = np.random.default_rng(3)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+        elif layer.name.startswith("score"):
+            layer.set_weights([rng.normal(0, 0.1, weight.shape) for weight in layer.get_weights()])
+    return network
+
+
+@pytest.mark.parametrize("build", [build for _, build in MODELS], ids=[name for name, _ in MODELS])
+def test_every_network_computes_the_same(build):
+    network = _filled(build)
+    images = _image((67, 99))
+    expected = np.asarray(network(images))
+    scale = np.abs(expected).max()
+    assert scale > 0
+    lowered = lower(network, (67, 99))
+    assert np.abs(np.asarray(lowered(images)) - expected).max() <= 1e-5 * scale
+    kinds = {type(layer).__name__ for layer in lowered.layers}
+    assert not kinds & {"BatchNormalization", "Dropout", "Preprocess"}
+    pixels = np.rint(images).astype(np.uint8)
+    labels = np.asarray(lower(network, (67, 99), output="labels", input_dtype="uint8")(pixels))
+    assert labels.dtype == np.uint8
+    assert (labels == np.asarray(network(pixels)).argmax(-1)).mean() > 0.999
+    anywhere = lower(network, None, resizable=True)
+    assert np.abs(np.asarray(anywhere(images)) - expected).max() <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("model", ["fcn8s", "fcn8s_caffe", "unet_bilinear", "unet_mobilenet_v2"])
+def test_each_pass_alone_and_all_but_it(model, name):
+    network = _filled(dict(MODELS)[model])
+    images = _image((32, 48))
+    expected = np.asarray(network(images))
+    for skip in ([name], [other for other in PASSES if other != name]):
+        found = np.asarray(lower(network, (32, 48), skip=skip)(images))
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_probabilities():
+    network = _network()
+    images = _image((8, 8))
+    found = lower(network, (8, 8), output="probabilities")(images)
+    np.testing.assert_allclose(found, keras.ops.softmax(network(images)), atol=1e-6)
+    already = keras.Model(network.inputs[0], keras.layers.Activation("softmax")(network.outputs[0]))
+    np.testing.assert_allclose(lower(already, (8, 8), output="probabilities")(images), found, atol=1e-6)
+
+
+def test_many_classes_give_int32_labels():
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(300, 1)])
+    assert lower(network, None, output="labels")(_image((8, 8))).dtype == "int32"
+
+
+def test_names_that_inner_models_share():
+    inner_in = keras.Input((None, None, 3))
+    inner = keras.Model(inner_in, keras.layers.Conv2D(3, 1, name="same")(keras.ops.relu(inner_in)), name="inner")
+    image = keras.Input((None, None, 3))
+    x = keras.ops.relu(inner(image))
+    x = inner(keras.layers.Conv2D(3, 1, name="same")(x))  # the inner model twice
+    network = keras.Model(image, x)
+    images = _image((5, 6)) / 255
+    np.testing.assert_allclose(lower(network, (5, 6))(images), network(images), atol=1e-6)
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="`output` must be one of logits, probabilities, labels. Received: masks"):
+        lower(_network(), (8, 8), output="masks")
+    with pytest.raises(ValueError, match="`skip` must name passes: drop_training_layers, .* Received: all"):
+        lower(_network(), (8, 8), skip=["all"])
+    with pytest.raises(ValueError, match="float32 or uint8. Received: int8"):
+        lower(_network(), (8, 8), input_dtype="int8")
+    with pytest.raises(InputError, match="takes images of 8 x 8 only, and so cannot be made for any size"):
+        lower(_network((8, 8, 3)), None, resizable=True)
+    network = _network()
+    network.layers[-1].kernel.assign(np.full((1, 1, 4, 2), np.nan))
+    with pytest.raises(InputError, match="last/kernel hold NaN or infinity"):
+        lower(network, (8, 8))
