@@ -74,7 +74,7 @@ def _structure(model, weights):
         logits, _ = model.stateless_call(values[:trainable], values[trainable:], image, training=False)
         return logits
 
-    specs = [tf.TensorSpec(model.inputs[0].shape, tf.float32, name="image")]
+    specs = [tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="image")]
     specs += [tf.TensorSpec(value.shape, value.dtype, name=name) for name, value in weights.items()]
     function = tf.function(predict, input_signature=specs)
     proto, _ = tf2onnx.convert.from_function(function, input_signature=specs, opset=OPSET)

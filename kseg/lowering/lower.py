@@ -44,7 +44,7 @@ def lower(model, size_px, *, output="logits", input_dtype="float32", skip=(), re
     _check_weights(model)
     graph = read(model)
     for name, rewrite in passes.PASSES.items():
-        if name not in skip and not (resizable and name == "resize_for_bilinear_transposition"):
+        if name not in skip:
             rewrite(graph)
     if OUTPUTS[output] and not (output == "probabilities" and gives_probabilities(model)):
         OUTPUTS[output](graph)

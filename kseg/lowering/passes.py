@@ -9,7 +9,7 @@ from keras import layers as keras_layers
 from keras import ops
 
 from kseg.errors import need
-from kseg.layers import BilinearInitializer, CropLike, PadToStride, Preprocess
+from kseg.layers import BilinearInitializer, CropLike, DoubleSize, PadToStride, Preprocess
 from kseg.layers.preprocess import IMAGENET_MEAN
 from kseg.lowering.graph import Step, Value, float32_config
 
@@ -208,14 +208,48 @@ class _Enlarge(keras.Layer):
         self.factor, self.crop = factor, crop
 
     def call(self, values):
-        padded = ops.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        height, width = (size * self.factor for size in padded.shape[1:3])
-        large = ops.image.resize(padded, (height, width), interpolation="bilinear", data_format="channels_last")
+        large = _resize(ops.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0))), self.factor)
         crop = slice(self.crop, -self.crop)
         return large[:, crop, crop, :]
 
     def get_config(self):
         return {**super().get_config(), "factor": self.factor, "crop": self.crop}
+
+
+def resize_for_bilinear_upsampling(graph):
+    """Bilinear UpSampling2D and DoubleSize become one resize: the first fails in a TensorFlow graph for any size, the
+    second takes a dozen operators there."""
+    for step in graph.steps:
+        layer = step.operation
+        bilinear = step.is_a(keras_layers.UpSampling2D) and layer.interpolation == "bilinear"
+        factors = {2} if step.is_a(DoubleSize) else set(layer.size) if bilinear else set()
+        if len(factors) == 1 and (step.is_a(DoubleSize) or _is_channels_last(layer)):
+            step.args, step.kwargs = (step.inputs[0],), {}
+            step.replace(_Resize(*factors, name=step.name))
+
+
+class _Resize(keras.Layer):
+    """float32 [B, H, W, C] -> [B, f H, f W, C], bilinear between pixel centres."""
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.factor = factor
+
+    def call(self, values):
+        return _resize(values, self.factor)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], *(None if edge is None else self.factor * edge for edge in shape[1:3]), shape[3])
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+def _resize(values, factor):
+    height, width = (size * factor for size in ops.shape(values)[1:3])
+    if keras.backend.backend() == "tensorflow":  # takes sizes that are known only later, which Keras's own does not
+        return need("tensorflow", "cpu").image.resize(values, (height, width), "bilinear")
+    return ops.image.resize(values, (height, width), interpolation="bilinear", data_format="channels_last")
 
 
 def _is_bilinear(step):
@@ -242,6 +276,7 @@ PASSES = {
         fold_preprocessing,
         fold_batch_normalization,
         resize_for_bilinear_transposition,
+        resize_for_bilinear_upsampling,
     )
 }
 

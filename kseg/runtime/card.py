@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from kseg.errors import InputError
@@ -122,10 +122,6 @@ class Card:
         content = {**asdict(self), "labels": self.labels.to_dict()}
         where.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return where
-
-    def with_parity(self, parity):
-        """The same card with the dict that the comparison with Keras gave."""
-        return replace(self, parity=parity)
 
 
 def sha256_of(path):

@@ -104,6 +104,63 @@ def test_int8_pixels_are_stored_as_they_are(tmp_path):
     assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["logits"]}}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output": "labels"},
+        {"output": "probabilities"},
+        {"input_dtype": "uint8"},
+        {"input_dtype": "uint8", "output": "labels"},
+        {"resizable": True, "size_px": None},
+        {"skip": ("fold_batch_normalization",)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_other_forms(tmp_path, kind, options):
+    path = tmp_path / f"net.{kind}"
+    network = _network()
+    card = _export(path, network, **options)
+    assert card.output["kind"] == options.get("output", "logits")
+    assert card.input["dtype"] == options.get("input_dtype", "float32")
+    assert card.parity["argmax_agreement"] > 0.999
+    predictor = runtime.load(path)
+    assert predictor.card == card
+    assert (predictor.size_px is None) is options.get("resizable", False)
+    for size_px in ((40, 56), (32, 48), (36, 44)):
+        image = next(iter(_pairs(1, size_px, seed=3)))[0][None]
+        scores, indices = predictor(image), predictor.indices(image)
+        assert scores.shape == (1, *size_px, 4)
+        assert indices.shape == (1, *size_px)
+        assert (scores.argmax(-1) == indices).all()
+    pixels = next(iter(_pairs(1, SIZE, seed=3)))[0]
+    expected = np.asarray(network(pixels[None].astype(np.float32)))[0].argmax(-1)
+    assert (predictor.indices(pixels[None])[0] == expected).mean() > 0.999
+
+
+def test_an_image_may_not_both_calibrate_and_verify(older):
+    with pytest.raises(InputError, match="an image to verify with is among those for calibration"):
+        _export(older / "net.tflite", precision="int8", calibration=[image for image, _ in _pairs()])
+
+
+def test_the_card_remembers_the_calibration(tmp_path):
+    network = _network()
+    cards = [_export(tmp_path / f"{n}.tflite", network, precision="int8", calibration=_calibration()) for n in range(2)]
+    assert cards[0].calibration == cards[1].calibration
+    assert cards[0].sha256 == cards[1].sha256  # the same file, bit for bit
+    other = _export(tmp_path / "c.tflite", precision="int8", calibration=_calibration()[1:])
+    assert other.calibration["sha256"] != cards[0].calibration["sha256"]
+    assert other.calibration["images"] == 5
+    assert _export(tmp_path / "d.tflite").calibration is None
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 0.05])
+def test_calibration_on_the_wrong_range(older, scale):
+    images = [image * scale for image in _calibration()]
+    with pytest.raises((InputError, ParityError), match=r"pixels are wanted in 0\.\.255|differs from the Keras model"):
+        _export(older / "net.tflite", precision="int8", calibration=images)
+
+
 def test_int8_with_the_preprocessing_of_vgg(tmp_path):
     """The converter's calibration gets a channel reversal wrong, see fold_preprocessing."""
     image = keras.Input((None, None, 3))

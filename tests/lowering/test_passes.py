@@ -172,3 +172,12 @@ def test_a_kernel_that_has_learned_is_left_alone():
     kernel = network.layers[-1].kernel
     kernel.assign(kernel + 1e-3)
     assert "Conv2DTranspose" in _kinds(lower(network, None))
+
+
+@pytest.mark.parametrize("layer", [layers.DoubleSize(), keras.layers.UpSampling2D(4, interpolation="bilinear")])
+def test_bilinear_upsampling_becomes_one_resize(layer):
+    factor = 2 if isinstance(layer, layers.DoubleSize) else 4
+    network = _model(layer, keras.layers.AveragePooling2D(factor))
+    assert _kinds(_same(network)) == ["_Resize", "AveragePooling2D"]
+    nearest = _model(keras.layers.UpSampling2D(factor), keras.layers.AveragePooling2D(factor))
+    assert _kinds(_same(nearest)) == ["UpSampling2D", "AveragePooling2D"]

@@ -86,4 +86,4 @@ def test_missing_external_data(file, card):
 
 def test_nan_is_no_number_for_a_card(file, card):
     with pytest.raises(ValueError, match="JSON"):
-        card.with_parity({"max_abs_error": float("nan")}).save(file)
+        replace(card, parity={"max_abs_error": float("nan")}).save(file)

@@ -41,6 +41,7 @@ def plain(model, output="logits"):
 
 
 def first_line(error):
-    """What an exception says, in one line."""
+    """What an exception says, in one line, without the places in the code that TensorFlow puts before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    said = [line for line in lines if "Error" in line or "Exception" in line or "error:" in line]
+    return (said or lines or [type(error).__name__])[0]

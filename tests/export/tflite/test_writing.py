@@ -88,9 +88,10 @@ def test_labels_and_probabilities(tmp_path, precision):
     assert np.abs(shares - np.asarray(keras.ops.softmax(expected))).max() < 0.15
 
 
+@pytest.mark.parametrize("model", ["fcn8s", "unet_bilinear", "unet_mobilenet_v2"])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_file_for_any_size(tmp_path, precision):
-    network, path = filled(MODELS[2][1]), tmp_path / "net.tflite"
+def test_a_file_for_any_size(tmp_path, precision, model):
+    network, path = filled(dict(MODELS)[model]), tmp_path / "net.tflite"
     images = Calibration(tuple(pictures(2)) + tuple(pictures(1, size_px=(40, 50))))
     write_tflite(lower(network, None, resizable=True), path, precision, calibration=images)
     for size_px in (SIZE, (33, 47)):
