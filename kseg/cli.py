@@ -67,6 +67,19 @@ def print_scores(scores, title):
     Console().print(table)
 
 
+def print_table(headings, rows):
+    """Print a table on the terminal: the first column to the left, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
 def progress(items, title, total=None):
     """Iterate with a progress bar on stderr, where that is a terminal."""
     from rich.console import Console

@@ -9,23 +9,33 @@ EXAMPLES = """
 python tools/export.py runs/nuclei/best.keras --out runs/export --format tflite --size 256 256
 python tools/export.py best.keras --out exported --format tflite --precision int8 --size 360 480 \\
     --calibrate DIR --verify DIR
-python tools/export.py best.keras --out exported --format onnx --size 360 480 --verify DIR
+python tools/export.py best.keras --out exported --format onnx --any-size --verify DIR
+python tools/export.py --check exported/unet_int8.tflite
 """
 
 
 def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("model", type=Path, metavar="MODEL.keras")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the file and its card")
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL.keras")
+    parser.add_argument("--check", type=Path, metavar="FILE.tflite", help="only tell what is in a file, made by anyone")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="gets the file and its card")
     parser.add_argument("--name", help="of the file; default: the model's file name and the precision")
-    parser.add_argument("--format", required=True, choices=("tflite", "onnx"))
-    parser.add_argument("--precision", default="float32", choices=("float32", "float16", "dynamic", "int8"))
+    parser.add_argument("--format", choices=("tflite", "onnx"))
+    precisions = ("float32", "float16", "dynamic", "int8", "int16x8")
+    parser.add_argument("--precision", default="float32", choices=precisions, help="ONNX: float32, float16, int8")
+    parser.add_argument("--output", default="logits", choices=("logits", "probabilities", "labels"))
+    parser.add_argument("--input", choices=("float32", "uint8"), help="default: uint8 for int8 .tflite, else float32")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to verify with")
-    parser.add_argument("--calibrate", metavar="DATA", help="for int8: images like those it will see")
+    parser.add_argument("--any-size", action="store_true", help="keep height and width open; slower on phones")
+    parser.add_argument("--calibrate", metavar="DATA", help="for int8 and int16x8: images like those it will see")
     parser.add_argument("--verify", metavar="DATA", default="nuclei", help="default: the bundled nuclei (val split)")
     parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"))
     parser.add_argument("--images", type=int, default=32, help="calibrate and verify with at most so many; default: 32")
-    return parser.parse_args(argv)
+    parser.add_argument("--float-layers", nargs="+", default=(), metavar="LAYER", help="stay in float in an int8 file")
+    args = parser.parse_args(argv)
+    if not args.check and not (args.model and args.out and args.format):
+        parser.error("say MODEL.keras, --out and --format; or --check FILE.tflite")
+    return args
 
 
 @cli.command
@@ -34,41 +44,36 @@ def main(argv=None):
     args = _arguments(argv)
     from kseg import data, export, training
 
+    if args.check:
+        print("\n".join(export.inspect(args.check).lines()))
+        return 0
     model, labels = training.load_model(args.model)
     verify = data.open_source(args.verify, args.splits[1])
-    pairs = _spread(verify, args.images)
-    calibration = None
-    if args.calibrate:
-        calibrate = data.open_source(args.calibrate, args.splits[0])
-        calibration = [image for image, _ in _spread(calibrate, args.images)]
+    pairs = data.spread(verify, args.images)
     size_px = tuple(args.size) if args.size else model.input_shape[1:3]
-    if None in size_px:
-        size_px = pairs[0][0].shape[:2]
-    name = args.name or f"{args.model.stem}_{args.precision}"
+    path = args.out / f"{args.name or f'{args.model.stem}_{args.precision}'}.{args.format}"
     card = export.export(
         model,
         labels,
-        args.out / f"{name}.{args.format}",
+        path,
         format=args.format,
         precision=args.precision,
-        size_px=size_px,
-        calibration=calibration,
+        size_px=pairs[0][0].shape[:2] if None in size_px and not args.any_size else size_px,
+        output=args.output,
+        input_dtype=args.input,
+        resizable=args.any_size,
+        calibration=export.calibrate(args.calibrate, args.splits[0], args.images) if args.calibrate else None,
         # Labels of other classes would give a mean IoU without meaning.
         verification=pairs if verify.labels.names == labels.names else [(image, None) for image, _ in pairs],
         verification_data=f"{args.verify} {args.splits[1]}",
+        float_layers=args.float_layers,
     )
-    path = args.out / card.file
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card.precision}, {size_px[0]}x{size_px[1]}, with its card")
+    size = f"{card.size_px[0]}x{card.size_px[1]}" if card.size_px else "any size"
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card.precision}, {size}, with its card")
     for key, value in card.parity.items():
         print(f"  {key}: {f'{value:.5g}' if isinstance(value, float) else value}")
     print(f"Next: python tools/predict.py {path} YOUR_IMAGE --out runs/pictures")
     return 0
-
-
-def _spread(source, most):
-    """At most `most` pairs (image, label) as NumPy arrays, spread evenly over the source."""
-    count = min(most, len(source.names))
-    return [source.load(i * len(source.names) // count) for i in range(count)]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ _HOMES = {
     "Source": "sources",
     "FileSource": "sources",
     "arrays": "sources",
+    "spread": "sources",
     "folder": "layouts",
     "voc": "layouts",
     "nuclei": "layouts",

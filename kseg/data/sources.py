@@ -235,3 +235,15 @@ def foreign_indices(counts, labels):
     more = ", ..." if len(foreign) > 5 else ""
     ignore = "no ignore index" if labels.ignore is None else f"ignore index {labels.ignore}"
     return f"index {found}{more} outside the label set (classes 0 to {len(labels) - 1}, {ignore})"
+
+
+def spread(source, most):
+    """At most `most` samples, spread evenly over a source: [(image uint8 [H, W, 3], label int [H, W])].
+
+    Raises:
+        InputError: the source is empty, or a file of it cannot be read.
+    """
+    if not len(source.names):
+        raise InputError("the data holds no image")
+    count = min(most, len(source.names))
+    return [source.load(place * len(source.names) // count) for place in range(count)]

@@ -113,6 +113,48 @@ def save_training_curve(history, path):
     _save(figure, path)
 
 
+def save_trade_off_chart(candidates, mean_iou, max_drop, path):
+    """Write mean IoU against size and against latency, with the budget as a line.
+
+    Args:
+        candidates: objects with `name`, `size_mb`, `latency_ms`, `mean_iou`, `best_in_kind` (drawn filled).
+        mean_iou: of the Keras model.
+        max_drop: the most that may be lost.
+    """
+    figure, both = _figure(width=11.0, height=4.2, columns=2)
+    for axes, attribute, label in zip(both, ("size_mb", "latency_ms"), ("size in MB", "latency in ms"), strict=True):
+        for place, one in enumerate(candidates):
+            colour = f"C{place % 10}"
+            inside = colour if one.best_in_kind else "none"
+            point = [getattr(one, attribute)], [one.mean_iou]
+            axes.scatter(*point, s=60, edgecolors=colour, facecolors=inside, label=one.name, zorder=3)
+        axes.axhline(mean_iou, color="0.4", linewidth=1, label="Keras")
+        axes.axhline(mean_iou - max_drop, color="tab:red", linestyle="--", linewidth=1, label="budget")
+        axes.set(xlabel=label, ylabel="mean IoU", xscale="log")
+        axes.grid(alpha=0.3, which="both")
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    _save(figure, path)
+
+
+def save_sensitivity_chart(costs, path):
+    """Write what each layer alone in 8 bits costs, as bars, the dearest at the top.
+
+    Args:
+        costs: objects with `layer`, `mean_iou_drop`, `relative_rms_error`.
+    """
+    figure, both = _figure(width=9.0, height=max(2.4, 1.0 + 0.18 * len(costs)), columns=2)
+    names = [cost.layer for cost in costs][::-1]
+    for axes, attribute, label in zip(
+        both, ("mean_iou_drop", "relative_rms_error"), ("mean IoU lost", "change of the scores (rms)"), strict=True
+    ):
+        axes.barh(names, [getattr(cost, attribute) for cost in costs][::-1], color="tab:blue")
+        axes.set(xlabel=label)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.grid(alpha=0.3, axis="x")
+    both[1].set_yticklabels([])
+    _save(figure, path)
+
+
 def _figure(width, height, columns=1):
     """Figure and axes that draw to files only: no window, and no state shared between figures."""
     figure = need("matplotlib.figure", "plots").Figure(figsize=(width, height), dpi=120, layout="constrained")

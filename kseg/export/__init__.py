@@ -1,19 +1,25 @@
 """From a trained model to a .tflite or .onnx file with its card, proven to say the same. Needs TensorFlow."""
 
-from kseg.export.calibration import Calibration, choose
+from kseg.export.budget import TARGETS, BudgetError, export_best, search
+from kseg.export.calibration import Calibration, calibrate, choose
 from kseg.export.convert import PRECISIONS, export
 from kseg.export.errors import ConversionError, ExportError, ParityError
 from kseg.export.parity import TOLERANCES, Tolerance, check_parity
 
 __all__ = [
     "PRECISIONS",
+    "TARGETS",
     "TOLERANCES",
+    "BudgetError",
     "Calibration",
     "ConversionError",
     "ExportError",
     "ParityError",
     "Tolerance",
+    "calibrate",
     "check_parity",
     "choose",
     "export",
+    "export_best",
+    "search",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kseg.data import open_source, spread
 from kseg.errors import InputError
 from kseg.runtime.resize import resize
 
@@ -57,6 +58,17 @@ def digest(image):
     return hashlib.sha256(f"{image.shape}{image.dtype}".encode() + image.tobytes()).hexdigest()
 
 
+def calibrate(data, split, most):
+    """A Calibration of at most `most` images of a split, see `choose`.
+
+    Args:
+        data: what `kseg.data.open_source` takes.
+    Raises:
+        InputError: there is no such data, or no image in it.
+    """
+    return Calibration(tuple(choose(open_source(data, split), most)), f"{data} {split}")
+
+
 def choose(source, most):
     """At most `most` images of a data source, spread over it and over its classes; the same ones every time.
 
@@ -67,12 +79,11 @@ def choose(source, most):
     Returns:
         list of images, uint8 [h, w, 3].
     """
-    count = min(4 * most, len(source.names))
-    pairs = [source.load(place * len(source.names) // count) for place in range(count)]
-    shows = [np.bincount(np.ravel(label), minlength=256)[: len(source.labels)] > 0 for _, label in pairs]
-    seen, chosen = np.zeros(len(source.labels)), []
-    while len(chosen) < min(most, count):
-        rest = [place for place in range(count) if place not in chosen]
+    pairs, classes = spread(source, 4 * most), len(source.labels)
+    shows = [np.isin(np.arange(classes), label) for _, label in pairs]
+    seen, chosen = np.zeros(classes), []
+    while len(chosen) < min(most, len(pairs)):
+        rest = [place for place in range(len(pairs)) if place not in chosen]
         best = max(rest, key=lambda place: (float((shows[place] / (1 + seen) ** 2).sum()), -place))
         chosen.append(best)
         seen += shows[best]

@@ -3,7 +3,7 @@
 import kseg
 from kseg.export.tflite.flatbuffer import write
 from kseg.export.tflite.plain import plain
-from kseg.export.tflite.quantise import layer_names, quantise
+from kseg.export.tflite.quantise import layer_names, layers_with_filters, quantise
 from kseg.export.tflite.ranges import measure_ranges
 from kseg.export.tflite.structure import NotLean, structure
 from kseg.export.tflite.weights import halve, quantise_weights
@@ -11,7 +11,17 @@ from kseg.export.tflite.weights import halve, quantise_weights
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 _BITS = {"int8": 8, "int16x8": 16}
 
-__all__ = ["PRECISIONS", "NotLean", "layer_names", "plain", "structure", "write_tflite"]
+__all__ = [
+    "PRECISIONS",
+    "NotLean",
+    "convert",
+    "finish",
+    "layer_names",
+    "layers_with_filters",
+    "measure_ranges",
+    "structure",
+    "write_tflite",
+]
 
 
 def write_tflite(
@@ -35,19 +45,31 @@ def write_tflite(
         CheckError: an activation is not finite on a calibration image.
         OSError: the file cannot be written.
     """
-    told = {"converter": "structure"}
+    network, told = convert(model, output)
+    ranges = None
+    if precision in _BITS:
+        ranges = measure_ranges(network, calibration.at_size(model.input_shape[1:3]), path.parent)
+    finish(network, path, precision, ranges=ranges, input_dtype=input_dtype, float_layers=float_layers)
+    return told
+
+
+def convert(model, output="logits"):
+    """The float Network of an inference model, and how it was made, for the card."""
     try:
-        network = structure(model, output)
+        network, told = structure(model, output), {"converter": "structure"}
     except NotLean as why:
         network, told = plain(model, output), {"converter": "plain", "because": str(why)}
+    network.description = model.name
+    return network, told
+
+
+def finish(network, path, precision, *, ranges=None, input_dtype="uint8", float_layers=()):
+    """Bring a float Network to a precision, in place, and write it. `ranges`: from `measure_ranges`, for integers."""
     if precision == "float16":
         halve(network)
     elif precision == "dynamic":
         quantise_weights(network)
     elif precision in _BITS:
-        images = calibration.at_size(model.input_shape[1:3])
-        ranges = measure_ranges(network, images, path.parent)
         quantise(network, ranges, bits=_BITS[precision], input_dtype=input_dtype, float_layers=float_layers)
-    network.description = f"{model.name}, {precision}, by kseg {kseg.__version__}"
+    network.description = f"{network.description}, {precision}, by kseg {kseg.__version__}"
     write(network, path)
-    return told

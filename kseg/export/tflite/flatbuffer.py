@@ -4,7 +4,8 @@ The schema's own classes carry the structure, which is small. The weights never 
 once, from where they lie, into a buffer of the final size.
 """
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import flatbuffers
 import numpy as np
@@ -69,6 +70,22 @@ class Network:
     def dtype(self, index):
         """NumPy dtype of a tensor; None for types that segmentation networks do not have."""
         return next((dtype for dtype, code in TYPES.items() if code == self.tensors[index].type), None)
+
+    def copy(self):
+        """A Network of its own that shares the constants' arrays."""
+        operators = [
+            replace(op, inputs=[*op.inputs], outputs=[*op.outputs], options=copy(op.options)) for op in self.operators
+        ]
+        tensors = [copy(tensor) for tensor in self.tensors]
+        return replace(
+            self,
+            tensors=tensors,
+            operators=operators,
+            constants=dict(self.constants),
+            inputs=dict(self.inputs),
+            outputs=dict(self.outputs),
+            metadata=dict(self.metadata),
+        )
 
     def users(self, index):
         """The operators that take a tensor."""

@@ -100,6 +100,12 @@ def layer_names(network):
     return [_name(network, op) for op in network.operators if _can(network, op, 8)]
 
 
+def layers_with_filters(network):
+    """Those of `layer_names` that hold weights: the Keras layers."""
+    filters = [op for op in network.operators if _can(network, op, 8) and op.name in FILTERS]
+    return list(dict.fromkeys(_name(network, op) for op in filters))
+
+
 def _name(network, operator):
     return layer_of(network, operator) or network.tensors[operator.outputs[0]].name
 

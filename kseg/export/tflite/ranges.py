@@ -1,13 +1,12 @@
 """Calibration: the least and the greatest value of every activation over a set of images."""
 
 import tempfile
-from copy import copy
 from pathlib import Path
 
 import numpy as np
 
 from kseg.errors import CheckError, need
-from kseg.export.tflite.flatbuffer import Network, schema, write
+from kseg.export.tflite.flatbuffer import schema, write
 from kseg.runtime.chatter import muted
 
 
@@ -47,13 +46,9 @@ def measure_ranges(network, images, folder):
 
 def _watching(network, watched):
     """A copy that gives every watched tensor, in this order."""
-    return Network(
-        [copy(tensor) for tensor in network.tensors],
-        [copy(operator) for operator in network.operators],
-        dict(network.constants),
-        dict(network.inputs),
-        {f"watched_{place:04}": index for place, index in enumerate(watched)},
-    )
+    copy = network.copy()
+    copy.outputs = {f"watched_{place:04}": index for place, index in enumerate(watched)}
+    return copy
 
 
 def _run(interpreter, pixels):

@@ -1,0 +1,75 @@
+"""Find the smallest or fastest TFLite file that loses no more mean IoU than you allow."""
+
+import sys
+from pathlib import Path
+
+from kseg import cli
+from kseg.errors import InputError
+
+EXAMPLES = """
+python tools/quantize.py runs/nuclei/best.keras --data nuclei --max-miou-drop 0.005 --out runs/quantized
+python tools/quantize.py best.keras --data my_images --size 360 480 --target latency --out runs/quantized
+"""
+
+
+def _arguments(argv):
+    parser = cli.parser(__doc__, EXAMPLES)
+    parser.add_argument("model", type=Path, metavar="MODEL.keras")
+    parser.add_argument("--data", required=True, help="labelled images of the network's classes")
+    parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "SCORE"))
+    parser.add_argument("--max-miou-drop", type=float, default=0.005, help="of 1; default: 0.005")
+    parser.add_argument("--target", default="size", choices=("size", "latency"))
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the file, tables and pictures")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to score with")
+    parser.add_argument("--images", type=int, default=32, help="calibrate and score with at most so many; default: 32")
+    return parser.parse_args(argv)
+
+
+@cli.command
+def main(argv=None):
+    """Try, measure, tell, and keep the best."""
+    args = _arguments(argv)
+    from kseg import data, export, training
+    from kseg.evaluation import pictures
+
+    model, labels = training.load_model(args.model)
+    source = data.open_source(args.data, args.splits[1])
+    if source.labels.names != labels.names:
+        raise InputError(f"{args.data}: has the classes {source.labels.names}, the network {labels.names}")
+    pairs = data.spread(source, args.images)
+    size_px = tuple(args.size) if args.size else pairs[0][0].shape[:2]
+    calibration = export.calibrate(args.data, args.splits[0], args.images)
+    found = export.search(model, labels, size_px, calibration, pairs, args.target, cli.progress)
+    print(f"{args.model}: mean IoU {found.mean_iou:.4f} at {size_px[0]}x{size_px[1]} on {len(pairs)} images")
+    cli.print_table(
+        ("file", "MB", "ms", "mean IoU", "lost", "same class", "best of its kind"),
+        [
+            (
+                one.name,
+                f"{one.size_mb:.2f}",
+                f"{one.latency_ms:.1f}",
+                f"{one.mean_iou:.4f}",
+                f"{one.mean_iou_drop:+.4f}",
+                f"{one.argmax_agreement:.4f}",
+                "*" if one.best_in_kind else "",
+            )
+            for one in found.candidates
+        ],
+    )
+    for name in found.skipped:
+        print(f"{name}: left out, it takes more than a hundred times as long as float32")
+    args.out.mkdir(parents=True, exist_ok=True)
+    cli.write_json(found.to_dict(), args.out / "quantized.json")
+    pictures.save_trade_off_chart(found.candidates, found.mean_iou, args.max_miou_drop, args.out / "trade_off.png")
+    pictures.save_sensitivity_chart(found.costs, args.out / "sensitivity.png")
+    given = {"max_drop": args.max_miou_drop, "target": args.target, "size_px": size_px}
+    given |= {"calibration": calibration, "pairs": pairs, "data": f"{args.data} {args.splits[1]}"}
+    path = args.out / f"{args.model.stem}_quantized.tflite"
+    best, _ = export.export_best(model, labels, found, path, **given)
+    print(f"{path}: {best.name}, {best.size_mb:.2f} MB, loses {best.mean_iou_drop:+.4f} of mean IoU")
+    print(f"Tables and pictures: {args.out}/quantized.json trade_off.png sensitivity.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
