@@ -7,6 +7,7 @@ help:
 	@echo "make demo        install, then train, evaluate, export and check a U-Net on the bundled nuclei"
 	@echo "make test        install, then lint and the default tests"
 	@echo "make test-slow   the tests that take long"
+	@echo "make test-clients  our files in MediaPipe, which it installs in an environment of its own"
 	@echo "make lint        ruff alone"
 	@echo "make format      let ruff rewrite what it can"
 
@@ -32,8 +33,11 @@ test: lint
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+test-clients: install
+	KSEG_CLIENTS=required $(BIN)/python -m pytest -m slow tests/clients
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo lint test test-slow format
+.PHONY: help install demo lint test test-slow test-clients format

@@ -10,17 +10,15 @@ python tools/export.py runs/nuclei/best.keras --out runs/export --format tflite 
 python tools/export.py best.keras --out exported --format tflite --precision int8 --size 360 480 \\
     --calibrate DIR --verify DIR
 python tools/export.py best.keras --out exported --format onnx --any-size --verify DIR
-python tools/export.py --check exported/unet_int8.tflite
 """
 
 
 def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL.keras")
-    parser.add_argument("--check", type=Path, metavar="FILE.tflite", help="only tell what is in a file, made by anyone")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="gets the file and its card")
+    parser.add_argument("model", type=Path, metavar="MODEL.keras")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the file and its card")
     parser.add_argument("--name", help="of the file; default: the model's file name and the precision")
-    parser.add_argument("--format", choices=("tflite", "onnx"))
+    parser.add_argument("--format", required=True, choices=("tflite", "onnx"))
     precisions = ("float32", "float16", "dynamic", "int8", "int16x8")
     parser.add_argument("--precision", default="float32", choices=precisions, help="ONNX: float32, float16, int8")
     parser.add_argument("--output", default="logits", choices=("logits", "probabilities", "labels"))
@@ -32,10 +30,7 @@ def _arguments(argv):
     parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"))
     parser.add_argument("--images", type=int, default=32, help="calibrate and verify with at most so many; default: 32")
     parser.add_argument("--float-layers", nargs="+", default=(), metavar="LAYER", help="stay in float in an int8 file")
-    args = parser.parse_args(argv)
-    if not args.check and not (args.model and args.out and args.format):
-        parser.error("say MODEL.keras, --out and --format; or --check FILE.tflite")
-    return args
+    return parser.parse_args(argv)
 
 
 @cli.command
@@ -44,9 +39,6 @@ def main(argv=None):
     args = _arguments(argv)
     from kseg import data, export, training
 
-    if args.check:
-        print("\n".join(export.inspect(args.check).lines()))
-        return 0
     model, labels = training.load_model(args.model)
     verify = data.open_source(args.verify, args.splits[1])
     pairs = data.spread(verify, args.images)

@@ -1,6 +1,24 @@
-"""Predictor + data -> numbers and pictures."""
+"""Predictor + data -> numbers and pictures; files -> how fast and how large they are.
 
-from kseg.evaluation.evaluate import Scores, evaluate, summarise
-from kseg.evaluation.predictors import KerasPredictor, load_predictor
+Imported when it is used (PEP 562), because a board that times a .tflite file has neither Keras nor TensorFlow.
+"""
 
-__all__ = ["KerasPredictor", "Scores", "evaluate", "load_predictor", "summarise"]
+import importlib
+
+_HOMES = {
+    "Scores": "scores",
+    "evaluate": "scores",
+    "summarise": "scores",
+    "KerasPredictor": "predictors",
+    "load_predictor": "predictors",
+}
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"kseg.evaluation.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'kseg.evaluation' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

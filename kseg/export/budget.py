@@ -107,7 +107,7 @@ def search(model, labels, size_px, calibration, pairs, target="size", progress=l
     network = lower(model, size_px)
     card = _card(network, labels)
     keras_score = score(Predictor(card, lambda image: np.asarray(network(image[None]))[0]), pairs)
-    floats, _ = tflite.convert(network)
+    floats, _, _ = tflite.convert(network)
     with tempfile.TemporaryDirectory(prefix="kseg-") as folder:
         folder = Path(folder)
         ranges = tflite.measure_ranges(floats, calibration.at_size(size_px), folder)

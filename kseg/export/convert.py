@@ -20,7 +20,7 @@ from kseg.export import onnx, tflite
 from kseg.export.calibration import Calibration
 from kseg.export.parity import check_lowered, check_parity
 from kseg.files import is_disk_full
-from kseg.lowering import OUTPUTS, lower
+from kseg.lowering import OUTPUTS, lower, lower_with_ranges
 from kseg.lowering.lower import gives_probabilities
 from kseg.runtime.card import Card, sha256_of
 
@@ -105,18 +105,20 @@ def export(
     if first is None:
         raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
     check_lowered(model, network, first[0])  # before the converters, which crash on some networks that compute NaN
-    if output != "logits" or (input_dtype == "uint8" and precision not in CALIBRATED):
-        given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
-        network = lower(model, size_px, output=output, input_dtype=given, skip=skip, resizable=resizable)
+    given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
+    options = {"output": output, "input_dtype": given, "skip": skip, "resizable": resizable}
+    lowered = lower_with_ranges(model, size_px, **options)
+    rounded = lowered.ranges and (format, precision) == ("tflite", "int8")
+    reference = lower(model, size_px, **options, keep_rounding=True) if rounded else lowered.model
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
             file = Path(folder, path.name)
-            card, files = _convert(model, network, labels, file, request, calibration)
+            card, files = _convert(model, lowered, labels, file, request, calibration)
             card.save(file)
             predictor = runtime.load(file)
             pairs = itertools.chain([first], pairs)
-            card = replace(card, parity=check_parity(network, predictor, pairs, verification_data))
+            card = replace(card, parity=check_parity(reference, predictor, pairs, verification_data))
             _publish([*files, card.save(file)], path.parent)
     except Exception as error:
         if is_disk_full(error):
@@ -163,8 +165,9 @@ def _kept_apart(verification, calibration):
         yield image, label
 
 
-def _convert(model, network, labels, file, request, calibration):
+def _convert(model, lowered, labels, file, request, calibration):
     """Write the file; return (its card, still without parity; the paths written)."""
+    network = lowered.model
     start = time.perf_counter()
     kind = "probabilities" if request.output == "logits" and gives_probabilities(model) else request.output
     if request.format == "tflite":
@@ -176,6 +179,7 @@ def _convert(model, network, labels, file, request, calibration):
             calibration=calibration,
             input_dtype=request.input_dtype,
             float_layers=request.float_layers,
+            trained_ranges=lowered.ranges,
         )
         files = [file]
     else:

@@ -2,6 +2,24 @@
 
 from kseg.layers.initializers import BilinearInitializer
 from kseg.layers.preprocess import Preprocess
+from kseg.layers.quantisation import (
+    QUANTIZED,
+    FakeQuantize,
+    QuantizedConv2D,
+    QuantizedConv2DTranspose,
+    QuantizedDepthwiseConv2D,
+)
 from kseg.layers.sizes import CropLike, DoubleSize, PadToStride
 
-__all__ = ["BilinearInitializer", "CropLike", "DoubleSize", "PadToStride", "Preprocess"]
+__all__ = [
+    "QUANTIZED",
+    "BilinearInitializer",
+    "CropLike",
+    "DoubleSize",
+    "FakeQuantize",
+    "PadToStride",
+    "Preprocess",
+    "QuantizedConv2D",
+    "QuantizedConv2DTranspose",
+    "QuantizedDepthwiseConv2D",
+]

@@ -1,16 +1,39 @@
 """Trained model -> inference model of one size, by the list of passes."""
 
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 
 from kseg.errors import InputError
 from kseg.lowering import passes
 from kseg.lowering.graph import as_array, build, read
+from kseg.lowering.quantisation import take_ranges
 
 OUTPUTS = {"logits": None, "probabilities": passes.give_probabilities, "labels": passes.give_labels}
 
 
-def lower(model, size_px, *, output="logits", input_dtype="float32", skip=(), resizable=False):
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered network, and what a quantisation-aware training has learned of its ranges.
+
+    Attributes:
+        model: keras.Model.
+        ranges: list of (Keras tensor of the model, (low, high)).
+    """
+
+    model: keras.Model
+    ranges: list
+
+
+def lower(model, size_px, **options):
+    """The model of `lower_with_ranges`; takes the same arguments."""
+    return lower_with_ranges(model, size_px, **options).model
+
+
+def lower_with_ranges(
+    model, size_px, *, output="logits", input_dtype="float32", skip=(), resizable=False, keep_rounding=False
+):
     """Return a float32 copy of a functional or sequential model for prediction, with a fixed input and batch size.
 
     A static shape keeps the whole graph inside one delegate on TFLite, and a float32 copy converts alike whatever
@@ -24,8 +47,9 @@ def lower(model, size_px, *, output="logits", input_dtype="float32", skip=(), re
         input_dtype: of the image in 0..255, "float32" or "uint8".
         skip: names of PASSES to leave out.
         resizable: keep height and width open; `size_px` is not used then.
+        keep_rounding: leave the fake quantisation of a quantisation-aware training in; otherwise it is taken out.
     Returns:
-        keras.Model: "image" [1, H, W, 3] -> as `output` says.
+        Lowered, with the keras.Model: "image" [1, H, W, 3] -> as `output` says.
     Raises:
         InputError: the model takes something else than one RGB image of that size, its scores have another size
             than its input, or its weights are not finite.
@@ -43,6 +67,7 @@ def lower(model, size_px, *, output="logits", input_dtype="float32", skip=(), re
     size_px = _size(model, size_px, resizable)
     _check_weights(model)
     graph = read(model)
+    ranges = {} if keep_rounding else take_ranges(graph)
     for name, rewrite in passes.PASSES.items():
         if name not in skip:
             rewrite(graph)
@@ -50,13 +75,13 @@ def lower(model, size_px, *, output="logits", input_dtype="float32", skip=(), re
         OUTPUTS[output](graph)
     if input_dtype == "uint8":
         passes.take_uint8(graph)
-    network, _ = build(graph, (1, *size_px, 3), input_dtype)
+    network, tensors = build(graph, (1, *size_px, 3), input_dtype)
     if tuple(network.output_shape[:3]) != (1, *size_px):
         raise InputError(
             f"{model.name}: gives scores of {_by(network.output_shape[1:3])} for an image of {_by(size_px)}; "
             f'only networks with scores of the size of the image can be exported (padding="same")'
         )
-    return network
+    return Lowered(network, [(tensors[value], limits) for value, limits in ranges.items() if value in tensors])
 
 
 def gives_probabilities(model):

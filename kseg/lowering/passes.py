@@ -193,7 +193,7 @@ def resize_for_bilinear_transposition(graph):
     something else, or a bias, is left alone.
     """
     for step in graph.steps:
-        if step.is_a(keras_layers.Conv2DTranspose) and len(step.inputs) == 1 and _is_bilinear(step):
+        if step.is_a(keras_layers.Conv2DTranspose) and len(step.inputs) == 1 and is_bilinear(step):
             factor = step.operation.strides[0]
             crop = factor if step.operation.padding == "same" else factor // 2
             step.args, step.kwargs = (step.inputs[0],), {}
@@ -252,7 +252,8 @@ def _resize(values, factor):
     return ops.image.resize(values, (height, width), interpolation="bilinear", data_format="channels_last")
 
 
-def _is_bilinear(step):
+def is_bilinear(step):
+    """Whether a Conv2DTranspose step only interpolates: known by its weights."""
     layer = step.operation
     factor = layer.strides[0]
     if layer.strides != (factor, factor) or layer.kernel_size != (2 * factor, 2 * factor) or factor % 2:

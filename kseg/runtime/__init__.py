@@ -14,7 +14,7 @@ from kseg.runtime.onnx import open_onnx
 from kseg.runtime.predictor import Predictor
 from kseg.runtime.tflite import open_tflite
 
-__all__ = ["Card", "Predictor", "load"]
+__all__ = ["Card", "Predictor", "cores", "load"]
 
 # The name alone says which interpreter is needed; it is imported only then, so that a board needs only one of them.
 OPENERS = {".tflite": open_tflite, ".onnx": open_onnx}
@@ -36,13 +36,14 @@ def load(path, threads=None):
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if threads is None:
-        threads = _cores()
+        threads = cores()
     if threads < 1:
         raise ValueError(f"`threads` must be at least 1. Received: {threads}")
     card = Card.load(path)
     return Predictor(card, OPENERS[path.suffix](path, card, threads))
 
 
-def _cores():
+def cores():
+    """How many cores this process may use."""
     # Only Linux tells how many cores a container leaves to a process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,9 +18,9 @@ def open_tflite(path, card, threads):
             returned function raises it for an image of a size that a resizable network cannot take.
         ImportError: ai-edge-litert is not installed.
     """
-    interpreter = _interpreter(path, threads)
+    interpreter = open_interpreter(path, threads)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    check_agreement(path, card, [_described(tensor) for tensor in inputs], [_described(tensor) for tensor in outputs])
+    check_agreement(path, card, [described(tensor) for tensor in inputs], [described(tensor) for tensor in outputs])
     network = _Network(path, interpreter, card.output["kind"])
     if card.size_px:  # a resizable one gets its memory with its first image
         network.allocate()
@@ -44,12 +44,8 @@ class _Network:
         return stored.astype(np.int32) if self._kind == "labels" else _real(stored, self._target)
 
     def allocate(self):
-        """Give every tensor its memory at the size that is set."""
-        try:
-            with muted():  # it announces its delegate
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise _refusal(self._path, error) from error
+        """Give every tensor its memory, at the size that is set."""
+        allocate(self._path, self._interpreter)
         self._size_px = tuple(map(int, self._interpreter.get_input_details()[0]["shape"][1:3]))
 
     def _resize(self, size_px):
@@ -59,29 +55,63 @@ class _Network:
             self.allocate()
         except InputError as error:
             raise InputError(
-                f"{self._path}: takes no image of {size_px[0]} x {size_px[1]} ({error.__cause__})"
+                f"{self._path}: takes no image of {size_px[0]} x {size_px[1]} ({_reason(error.__cause__)})"
             ) from error
 
 
-def _interpreter(path, threads):
+def open_interpreter(path, threads, keep_tensors=False):
+    """LiteRT's interpreter of any .tflite file, still without memory for its tensors.
+
+    Args:
+        path: the file.
+        threads: how many it may use.
+        keep_tensors: keep what every operator gives, to be read after a run, which is slow and without a delegate.
+    Raises:
+        InputError: the file is no TFLite model, or is damaged.
+        ImportError: ai-edge-litert is not installed.
+    """
     litert = need("ai_edge_litert.interpreter", "tflite")
     with open(path, "rb") as file:
         if file.read(8)[4:] != b"TFL3":  # the identifier that a TFLite flatbuffer carries
             raise InputError(f"{path}: not a TFLite file")
     try:
         with muted():
-            return litert.Interpreter(model_path=str(path), num_threads=threads)
+            resolvers = litert.OpResolverType
+            return litert.Interpreter(
+                model_path=str(path),
+                num_threads=threads,
+                experimental_preserve_all_tensors=keep_tensors,
+                experimental_op_resolver_type=resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+                if keep_tensors
+                else resolvers.AUTO,
+            )
+    except (ValueError, RuntimeError) as error:
+        raise _refusal(path, error) from error
+
+
+def allocate(path, interpreter):
+    """Give every tensor its memory, at the size that is set.
+
+    Raises:
+        InputError: the network cannot be run at all, or not at this size.
+    """
+    try:
+        with muted():  # it announces its delegate
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise _refusal(path, error) from error
 
 
 def _refusal(path, error):
-    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    return InputError(f"{path}: LiteRT cannot load it, it is damaged or of another kind ({reason})")
+    return InputError(f"{path}: LiteRT cannot load it, it is damaged or of another kind ({_reason(error)})")
 
 
-def _described(tensor):
-    """(shape with None for open edges, name of the dtype)."""
+def _reason(error):
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+def described(tensor):
+    """Details of a tensor -> (shape with None for open edges, name of the dtype)."""
     shape = tuple(None if edge < 0 else int(edge) for edge in tensor["shape_signature"])
     return shape, np.dtype(tensor["dtype"]).name
 

@@ -15,6 +15,7 @@ import kseg.layers  # noqa: F401  registers the classes that a saved model names
 from kseg.errors import InputError
 from kseg.files import replacing
 from kseg.labels import LabelSet
+from kseg.training import archive
 
 _LABELS, _STATE = "labels.json", "training.json"
 
@@ -35,10 +36,10 @@ def save_model(model, path, labels, state=None, include_optimizer=False):
         model = keras.Model(model.input, model.output, name=model.name)
     with replacing(path) as temporary:
         model.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(_LABELS, json.dumps(labels.to_dict()))
+        with zipfile.ZipFile(temporary, "a") as members:
+            members.writestr(_LABELS, json.dumps(labels.to_dict()))
             if state is not None:
-                archive.writestr(_STATE, json.dumps(state))
+                members.writestr(_STATE, json.dumps(state))
 
 
 def load_model(path, labels=None, policy="float32"):
@@ -57,13 +58,12 @@ def load_model(path, labels=None, policy="float32"):
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json")) | {"compile_config": None}
-            members = set(archive.namelist())
-            if _LABELS in members:
-                labels = LabelSet.from_dict(json.loads(archive.read(_LABELS)), where=f"{path}: {_LABELS}")
-        model = keras.saving.deserialize_keras_object(_with_policy(config, policy))
-        _load_weights(model, path)
+        with zipfile.ZipFile(path) as members:
+            config = json.loads(members.read("config.json")) | {"compile_config": None}
+            if _LABELS in members.namelist():
+                labels = LabelSet.from_dict(json.loads(members.read(_LABELS)), where=f"{path}: {_LABELS}")
+        model = archive.build(_with_policy(config, policy))
+        archive.load_weights(model, path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such file") from error
     except InputError:
@@ -80,8 +80,8 @@ def read_state(path):
         InputError: the file is missing or damaged, or it is no training state.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(_STATE))
+        with zipfile.ZipFile(path) as members:
+            return json.loads(members.read(_STATE))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; there is no training to resume") from error
     except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
@@ -97,7 +97,7 @@ def restore(model, path, iterations):
     """
     model.optimizer.build(model.trainable_variables)
     try:
-        _load_weights(model, path)
+        archive.load_weights(model, path)
     except Exception as error:
         raise InputError(f"{path}: damaged ({_one_line(error)})") from error
     restored = int(np.asarray(model.optimizer.iterations))
@@ -121,13 +121,6 @@ def restore_seed_states(model, states):
 
 def _seed_variables(model):
     return [v for v in model.variables if "seed_generator" in v.path]
-
-
-def _load_weights(model, path):
-    # `load_weights` would go by the suffix; a training state is read into a model that exists already.
-    from keras.src.saving import saving_lib
-
-    saving_lib.load_weights_only(model, str(path))
 
 
 def _with_policy(config, policy):

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from kseg.errors import InputError
-from kseg.evaluation import KerasPredictor, load_predictor, predictors
+from kseg.evaluation import KerasPredictor, load_predictor
 from kseg.labels import LabelSet
+from kseg.runtime import tiles
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def test_a_large_image_in_tiles_is_labelled_like_a_whole_one(predictor, monkeypa
     images = np.random.default_rng(0).integers(0, 255, (2, 41, 67, 3)).astype(np.uint8)
     whole = predictor(images).argmax(-1)
     np.testing.assert_array_equal(predictor.indices(images), whole)
-    monkeypatch.setattr(predictors, "LARGEST_PX", 500)
-    monkeypatch.setattr(predictors, "TILE_PX", 16)
-    monkeypatch.setattr(predictors, "OVERLAP_PX", 4)
+    monkeypatch.setattr(tiles, "LARGEST_PX", 500)
+    monkeypatch.setattr(tiles, "TILE_PX", 16)
+    monkeypatch.setattr(tiles, "OVERLAP_PX", 4)
     sizes = []
     monkeypatch.setattr(predictor, "model", _Watched(predictor.model, sizes))
     np.testing.assert_array_equal(predictor.indices(images), whole)

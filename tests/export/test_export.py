@@ -73,7 +73,7 @@ def test_every_precision(tmp_path, kind, precision):
     assert runtime.Card.load(path) == card
     assert card.sha256 == sha256_of(path)
     assert (card.network, card.precision, card.labels) == ("small", precision, LABELS)
-    assert card.input["dtype"] == ("uint8" if precision == "int8" else "float32")
+    assert card.input["dtype"] == ("uint8" if (kind, precision) == ("tflite", "int8") else "float32")
     assert card.output == {"kind": "logits", "shape": [1, *SIZE, 4]}
     assert {"kseg", "keras", "tensorflow-cpu" if "tensorflow-cpu" in card.versions else "tensorflow"} <= set(
         card.versions
@@ -370,7 +370,8 @@ def test_an_older_file_is_replaced(tmp_path):
             {"precision": "int4"},
             "tflite files come in float32, float16, dynamic, int8, int16x8. Received: int4",
         ),
-        ("net.onnx", {"precision": "int8"}, "onnx files come in float32, float16. Received: int8"),
+        ("net.onnx", {"precision": "int8"}, "8 bits need images for calibration"),
+        ("net.onnx", {"precision": "dynamic"}, "onnx files come in float32, float16, int8. Received: dynamic"),
         ("net.onnx", {"format": "tflite"}, "must end in .tflite"),
         ("net.onnx", {"format": "tfjs"}, "must be one of tflite, onnx"),
         ("net.onnx", {"size_px": None}, "say the height and width"),

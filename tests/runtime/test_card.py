@@ -43,6 +43,27 @@ def test_a_later_versions_fields_are_passed_over(file, card):
     assert Card.load(file) == card
 
 
+def test_a_card_without_the_later_fields(file, card):
+    where = card.save(file)
+    content = json.loads(where.read_text())
+    where.write_text(json.dumps({name: content[name] for name in list(content)[:8]}))
+    assert Card.load(file) == replace(card, parity=None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_files_for_any_size_and_files_that_give_labels(file, card, dtype):
+    card = replace(
+        card,
+        input={"shape": [1, None, None, 3], "dtype": dtype, "range": [0, 255]},
+        output={"kind": "labels", "shape": [1, None, None]},
+        calibration={"data": "photos", "images": 8, "sha256": "0"},
+        check={"operators": {}},
+    )
+    card.save(file)
+    assert Card.load(file) == card
+    assert card.size_px is None
+
+
 def test_missing_card(file):
     with pytest.raises(InputError, match=r"net\.tflite: its card net\.tflite\.json is missing.*export"):
         Card.load(file)
@@ -62,6 +83,13 @@ def test_unreadable_card(file, card, content):
         {"input": {"shape": "large"}},
         {"input": None},
         {"output": {"kind": "logits", "shape": [1, 32, 48, 5]}},
+        {"output": {"kind": "labels", "shape": [1, 32, 48, 3]}},
+        {"output": {"kind": "logits", "shape": [1, None, None, 3]}},
+        {"output": {"kind": "masks", "shape": [1, 32, 48, 3]}},
+        {"input": {"shape": [1, 32, None, 3], "dtype": "float32"}},
+        {"input": {"shape": [1, 32, 48, 3], "dtype": "int8"}},
+        {"calibration": "photos"},
+        {"check": ["operators"]},
         {"external_data": {"file": "x"}},
     ],
 )

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from kseg.runtime import resize as module
-from kseg.runtime.resize import resize, resized_argmax
+from kseg.runtime.resize import resize, resize_nearest, resized_argmax
 
 
 @pytest.mark.parametrize("size_px", [(31, 57), (90, 40), (64, 64), (1, 1), (7, 200)])
@@ -14,6 +14,20 @@ def test_equals_tensorflow(source_px, size_px):
     result = resize(values, size_px)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("size_px", [(31, 57), (90, 40), (64, 64), (1, 1), (7, 200)])
+@pytest.mark.parametrize("source_px", [(64, 64), (1, 1), (32, 48)])
+def test_nearest_equals_tensorflow(source_px, size_px):
+    classes = np.random.default_rng(0).integers(0, 99, source_px)
+    expected = tf.image.resize(classes[..., None], size_px, method="nearest").numpy()[..., 0]
+    np.testing.assert_array_equal(resize_nearest(classes, size_px), expected)
+
+
+def test_nearest_takes_the_middle():
+    classes = np.arange(9).reshape(3, 3)
+    np.testing.assert_array_equal(resize_nearest(classes, (1, 1)), [[4]])
+    np.testing.assert_array_equal(resize_nearest(classes, (6, 6)), classes.repeat(2, 0).repeat(2, 1))
 
 
 def test_strips_give_the_same_as_one_piece(monkeypatch):

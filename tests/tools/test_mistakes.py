@@ -108,6 +108,12 @@ def test_other_classes_than_the_data(tiny_run, data, fails):
     assert "2 classes" in fails("evaluate", tiny_run / "best.keras", "--data", data)
 
 
+def test_a_missing_folder_is_told_before_the_evaluation(tiny_data, tmp_path, fails):
+    # The model does not exist either: only what is looked at first can be told.
+    message = fails("evaluate", "no.keras", "--data", tiny_data, "--json", tmp_path / "no" / "scores.json")
+    assert "its folder does not exist" in message
+
+
 def test_predict_goes_on_after_a_bad_image(tiny_run, tiny_data, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     good = tiny_data / "images/val/0.png"

@@ -37,6 +37,15 @@ def test_labels_and_state_travel_in_the_file(tmp_path):
     keras.saving.load_model(path)  # a plain Keras reads it too
 
 
+def test_a_loaded_network_keeps_its_initializers(tmp_path):
+    model, path = _network(), tmp_path / "a.keras"
+    save_model(model, path, LABELS)
+    loaded, _ = load_model(path)
+    assert [layer.get_config() for layer in loaded.layers] == [layer.get_config() for layer in model.layers]
+    fresh = keras.models.clone_model(loaded)
+    assert all(np.any(layer.kernel) for layer in fresh.layers if hasattr(layer, "kernel"))
+
+
 def test_a_half_precision_file_loads_in_float32(tmp_path):
     path = tmp_path / "a.keras"
     save_model(_network("mixed_float16"), path, LABELS)

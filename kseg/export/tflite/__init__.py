@@ -25,7 +25,15 @@ __all__ = [
 
 
 def write_tflite(
-    model, path, precision="float32", *, output="logits", calibration=None, input_dtype="uint8", float_layers=()
+    model,
+    path,
+    precision="float32",
+    *,
+    output="logits",
+    calibration=None,
+    input_dtype="uint8",
+    float_layers=(),
+    trained_ranges=(),
 ):
     """Convert an inference model (see `kseg.lowering.lower`) and write it.
 
@@ -38,6 +46,7 @@ def write_tflite(
         calibration: Calibration, for "int8" and "int16x8": its images' least and greatest activations set the scales.
         input_dtype: of an integer file's image, "uint8" or "float32"; `model` takes float32 for those.
         float_layers: names of layers that stay in float in an "int8" file.
+        trained_ranges: of kseg.lowering.Lowered: they are taken for "int8" as they are.
     Returns:
         {"converter": "structure"}, or {"converter": "plain", "because": str}, for the card.
     Raises:
@@ -45,31 +54,41 @@ def write_tflite(
         CheckError: an activation is not finite on a calibration image.
         OSError: the file cannot be written.
     """
-    network, told = convert(model, output)
+    network, told, trained = convert(model, output, trained_ranges if precision == "int8" else ())
     ranges = None
     if precision in _BITS:
-        ranges = measure_ranges(network, calibration.at_size(model.input_shape[1:3]), path.parent)
-    finish(network, path, precision, ranges=ranges, input_dtype=input_dtype, float_layers=float_layers)
-    return told
+        ranges = measure_ranges(network, calibration.at_size(model.input_shape[1:3]), path.parent) | trained
+    given = {"ranges": ranges, "fixed": trained, "input_dtype": input_dtype, "float_layers": float_layers}
+    finish(network, path, precision, **given)
+    return {**told, "trained_ranges": len(trained)} if trained else told
 
 
-def convert(model, output="logits"):
-    """The float Network of an inference model, and how it was made, for the card."""
+def convert(model, output="logits", trained_ranges=()):
+    """(float Network of an inference model; how it was made, for the card; {index: trained (low, high)})."""
     try:
-        network, told = structure(model, output), {"converter": "structure"}
+        network = structure(model, output, [tensor for tensor, _ in trained_ranges])
+        told = {"converter": "structure"}
     except NotLean as why:
         network, told = plain(model, output), {"converter": "plain", "because": str(why)}
+        trained_ranges = ()  # the plain converter does not tell which tensor is which
+    taps = (network.outputs.pop(f"tap_{number}") for number in range(len(trained_ranges)))
+    trained = {index: limits for index, (_, limits) in zip(taps, trained_ranges, strict=True)}
     network.description = model.name
-    return network, told
+    return network, told, trained
 
 
-def finish(network, path, precision, *, ranges=None, input_dtype="uint8", float_layers=()):
-    """Bring a float Network to a precision, in place, and write it. `ranges`: from `measure_ranges`, for integers."""
+def finish(network, path, precision, *, ranges=None, fixed=(), input_dtype="uint8", float_layers=()):
+    """Bring a float Network to a precision, in place, and write it.
+
+    `ranges`: from `measure_ranges`, for integers; those whose index is in `fixed` were trained.
+    """
     if precision == "float16":
         halve(network)
     elif precision == "dynamic":
         quantise_weights(network)
     elif precision in _BITS:
-        quantise(network, ranges, bits=_BITS[precision], input_dtype=input_dtype, float_layers=float_layers)
+        quantise(
+            network, ranges, bits=_BITS[precision], input_dtype=input_dtype, float_layers=float_layers, fixed=fixed
+        )
     network.description = f"{network.description}, {precision}, by kseg {kseg.__version__}"
     write(network, path)

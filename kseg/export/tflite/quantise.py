@@ -239,8 +239,9 @@ class _Rewriting:
         """The tensor that holds an activation of the float network in these numbers."""
         if (index, numbers) not in self._forms:
             held = next((form for form in self._forms if form[0] == index and form[1] is not None), (index, None))
-            if held[1] and numbers and not 1 / 256 <= held[1].scale / numbers.scale <= 128:
-                self._form(index, None)  # XNNPACK does not take a requantisation by so much: by way of float
+            if held[1] and numbers:
+                # By way of float: XNNPACK requantises with a factor of 8 bits, and none below 1/256.
+                self._form(index, None)
                 held = (index, None)
             name = f"{self._network.tensors[index].name}_{numbers.dtype if numbers else 'float'}"
             self._forms[index, numbers] = self._convert(self._forms[held], numbers, name)

@@ -148,7 +148,8 @@ def _name_tensors(network):
             if layer:
                 network.tensors[operator.outputs[0]].name = layer
     for name, index in (network.inputs | network.outputs).items():
-        network.tensors[index].name = name
+        if not name.startswith("tap_"):
+            network.tensors[index].name = name
 
 
 def layer_of(network, operator):

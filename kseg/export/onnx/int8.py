@@ -1,0 +1,214 @@
+"""Static 8-bit quantisation with onnxruntime.quantization: QuantizeLinear - DequantizeLinear pairs, per channel.
+
+Its quantiser sees the structure, the range of every activation, and for each kernel a stand-in that holds the least
+and the greatest weight of every channel, which is all that a scale depends on. The kernels themselves are rounded
+here, piece by piece. So the cost hardly grows with the network.
+
+Activations are uint8, weights int8 of which 7 bits are used: processors with AVX2 but without VNNI add two products in
+16 bits, and full 8 bits overflow there. On such a one, with a U-Net on the nuclei, the scores were off by 10.4 % (rms)
+with 8 bits, by 4.7 % with 7, and by 3.8 % with 8 bits on a path that does not overflow and takes longer.
+"""
+
+import numpy as np
+
+from kseg.errors import CheckError, InputError, need
+from kseg.export.onnx.folding import keep
+from kseg.export.onnx.structure import with_weights_as_inputs
+from kseg.export.onnx.weights import PIECE_BYTES, write
+from kseg.runtime.chatter import muted
+from kseg.runtime.resize import resize
+
+# Softmax, Sigmoid and ArgMax are left in float: they come last, and lose most.
+OPERATORS = (
+    *("Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "LeakyRelu", "Clip", "Add", "Mul", "Concat", "Resize"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "Pad", "Slice", "Transpose", "Reshape", "Squeeze", "Unsqueeze"),
+)
+# Where a kernel has its output channels.
+_CHANNELS_AXIS = {"Conv": 0, "ConvTranspose": 1}
+_LARGEST = 127
+# What may lie between the image and the first convolution, and keeps extremes at extremes.
+_POINTWISE = {"Cast", "Sub", "Add", "Mul", "Div", "Concat", "Gather", "Split", "Slice", "Pad", "Identity"}
+_POINTWISE |= {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+def quantise(proto, weights, folder, images, float_nodes=()):
+    """Quantise a float graph; its input and its output keep their types.
+
+    Args:
+        proto: ModelProto without its weights, see `kseg.export.onnx.structure`; left as it is.
+        weights: {name of an initializer: NumPy array}.
+        folder: pathlib.Path of an empty folder for temporary files.
+        images: iterable of uint8 or float [h, w, 3] in 0..255, like those the network will see.
+        float_nodes: names of nodes that stay in float.
+    Returns:
+        (ModelProto, {name: NumPy array}) in the same form.
+    Raises:
+        InputError: there are no images, or no node has such a name.
+        CheckError: an activation is not finite.
+    """
+    unknown = set(float_nodes) - {node.name for node in proto.graph.node}
+    if unknown:
+        raise InputError(f"no layer with weights and no node of the graph is called {', '.join(sorted(unknown))}")
+    typed = need("onnx", "onnx").shape_inference.infer_shapes(with_weights_as_inputs(proto, weights), strict_mode=True)
+    del typed.graph.input[1:]
+    ranges = measure_ranges(typed, weights, folder, images)
+    axes = {}
+    for node in typed.graph.node:
+        if node.op_type in _CHANNELS_AXIS and node.input[1] in weights:
+            axes[node.input[1]] = _CHANNELS_AXIS[node.op_type]
+    thin = {name: _stand_in(value, axes[name]) if name in axes else value for name, value in weights.items()}
+    return _with_kernels(_run_quantizer(typed, thin, ranges, float_nodes), weights, axes)
+
+
+# ---- ranges
+
+
+def measure_ranges(proto, weights, folder, images):
+    """Run a float graph on images.
+
+    Args:
+        proto: ModelProto without its weights that knows the type of every tensor.
+        weights, folder, images: see `quantise`.
+    Returns:
+        {name of a float32 activation: (least, greatest)}. What is made of the image before the first convolution
+        reaches as far as pixels from 0 to 255 take it, whether the images have such pixels or not.
+    """
+    onnx = need("onnx", "onnx")
+    known = (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
+    activations = [entry.name for entry in known if entry.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    measure = _watch(proto, weights, folder / "all.onnx", activations)
+    height, width = (dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:3])
+    ranges, shape = {}, None
+    for pixels in images or ():
+        pixels = np.asarray(pixels)
+        pixels = resize(pixels, (height, width) if height else pixels.shape[:2])  # for any size: as they are
+        shape = pixels.shape
+        for name, (least, greatest, total) in measure(pixels).items():
+            if not np.isfinite([least, greatest, total]).all():
+                raise CheckError(f"calibration: {name} computes {least} to {greatest}, in sum {total}")
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = (min(low, least), max(high, greatest))
+    if shape is None:
+        raise InputError("8 bits need images for calibration, and there are none: give some (--calibrate DATA)")
+    before = [name for name in activations if name in _pixels(proto.graph, weights)]
+    measure = _watch(proto, weights, folder / "before.onnx", before)
+    black, white = measure(np.zeros(shape)), measure(np.full(shape, 255))
+    for name in before:
+        ranges[name] = (min(black[name][0], white[name][0]), max(black[name][1], white[name][1]))
+    return ranges
+
+
+def _watch(proto, weights, file, names):
+    """A function image [h, w, 3] -> {name of a tensor: (least, greatest, sum)}."""
+    onnx = need("onnx", "onnx")
+    runtime = need("onnxruntime", "onnx")
+    watching = onnx.ModelProto()
+    watching.CopyFrom(proto)
+    graph = watching.graph
+    keep(graph.node, _leading_to(graph.node, names))
+    del graph.output[:]
+    for name in names:
+        for kind in ("Min", "Max", "Sum"):  # a sum is finite only if every part is; the other two may pass over NaN
+            graph.node.append(onnx.helper.make_node(f"Reduce{kind}", [name], [f"{name}/{kind}"], keepdims=0))
+            graph.output.append(onnx.helper.make_tensor_value_info(f"{name}/{kind}", onnx.TensorProto.FLOAT, []))
+    used = {name for node in graph.node for name in node.input}
+    # ONNX Runtime only maps a second file into memory.
+    write(watching, {name: value for name, value in weights.items() if name in used}, file, external_above_bytes=0)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    with muted():
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    dtype = np.uint8 if "uint8" in image.type else np.float32
+
+    def measure(pixels):
+        values = session.run(None, {image.name: np.clip(pixels, 0, 255).astype(dtype)[None]})
+        return dict(zip(names, np.reshape(values, (-1, 3)), strict=True))
+
+    return measure
+
+
+def _leading_to(nodes, names):
+    wanted, found = set(names), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return found[::-1]
+
+
+def _pixels(graph, weights):
+    """Names of the tensors that hold the image, shifted or scaled at most."""
+    found = {graph.input[0].name}
+    constant = {*weights, *(tensor.name for tensor in graph.initializer), ""}
+    for node in graph.node:
+        if node.op_type in _POINTWISE and found.intersection(node.input) and (found | constant).issuperset(node.input):
+            found.update(node.output)
+    return found
+
+
+# ---- rounding
+
+
+def _stand_in(kernel, axis):
+    """[channels, 2, 1, 1], or with the channels second: the least and the greatest weight of every channel."""
+    others = tuple(place for place in range(kernel.ndim) if place != axis)
+    extremes = np.stack([kernel.min(others), kernel.max(others)], 1 - axis)
+    return extremes.reshape(*extremes.shape, *(1,) * (kernel.ndim - 2))
+
+
+def _run_quantizer(proto, weights, ranges, float_nodes):
+    onnx = need("onnx", "onnx")
+    quantization = need("onnxruntime.quantization", "onnx")
+    properties = {entry.key: entry.value for entry in proto.metadata_props}
+    for name, value in weights.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+    onnx.helper.set_model_props(proto, {"onnx.infer": "onnxruntime.quant"})  # the types are in it already
+    limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    with muted():
+        quantizer = quantization.QDQQuantizer(
+            proto,
+            per_channel=True,
+            reduce_range=True,
+            weight_qType=quantization.QuantType.QInt8,
+            activation_qType=quantization.QuantType.QUInt8,
+            tensors_range=quantization.TensorsData(quantization.CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[],
+            nodes_to_exclude=list(float_nodes),
+            op_types_to_quantize=list(OPERATORS),
+            extra_options={},
+        )
+        quantised = quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    onnx.helper.set_model_props(quantised, properties)
+    del quantised.graph.value_info[:]
+    return quantised
+
+
+def _with_kernels(proto, weights, axes):
+    """Take the stand-ins out of a quantised graph; returns (the graph, {name: array} of what belongs there)."""
+    onnx = need("onnx", "onnx")
+    given = {tensor.name: tensor for tensor in proto.graph.initializer}
+    kernels = {}
+    for name, axis in axes.items():
+        if f"{name}_quantized" in given:
+            scale = onnx.numpy_helper.to_array(given[f"{name}_scale"])
+            kernels[f"{name}_quantized"] = _rounded(weights[name], scale, axis)
+        else:
+            kernels[name] = weights[name]
+    small = [tensor.SerializeToString() for name, tensor in given.items() if name not in kernels]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(onnx.TensorProto.FromString(tensor) for tensor in small)
+    return proto, kernels
+
+
+def _rounded(kernel, scale, axis):
+    """int8, in the order of memory that `kernel` has."""
+    scale = scale.reshape([-1 if place == axis else 1 for place in range(kernel.ndim)])
+    result = np.empty_like(kernel, np.int8)
+    rows = max(1, PIECE_BYTES * len(kernel) // max(1, kernel.nbytes))
+    for start in range(0, len(kernel), rows):
+        part = slice(start, start + rows)
+        piece = kernel[part] / (scale[part] if axis == 0 else scale)
+        result[part] = np.clip(np.rint(piece, out=piece), -_LARGEST, _LARGEST, out=piece)
+    return result
