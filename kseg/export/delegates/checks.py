@@ -4,18 +4,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 LITERT = "https://github.com/google-ai-edge/LiteRT/blob/main/tflite/"
+
+
+def names(text):
+    """Tuple of the words."""
+    return tuple(text.split())
+
+
+def by_name(values):
+    """{value: "NAME NAME ..."} -> {name: value}."""
+    return {name: value for value, text in values.items() for name in names(text)}
+
+
 # Inputs that say how, not what: shapes, sizes, paddings, axes.
-PARAMETERS = {
-    **dict.fromkeys(
-        ["ARG_MAX", "ARG_MIN", "MEAN", "PAD", "PADV2", "REDUCE_MAX", "REDUCE_MIN", "RESHAPE", "SUM", "TRANSPOSE"], (1,)
-    ),
-    "RESIZE_BILINEAR": (1,),
-    "RESIZE_NEAREST_NEIGHBOR": (1,),
-    "SLICE": (1, 2),
-    "STRIDED_SLICE": (1, 2, 3),
-    "SPLIT": (0,),
-    "TRANSPOSE_CONV": (0,),
-}
+PARAMETERS = by_name(
+    {
+        (0,): "SPLIT TRANSPOSE_CONV",
+        (1,): """
+            ARG_MAX ARG_MIN MEAN PAD PADV2 REDUCE_MAX REDUCE_MIN RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SUM
+            TRANSPOSE
+        """,
+        (1, 2): "SLICE",
+        (1, 2, 3): "STRIDED_SLICE",
+    }
+)
 WEIGHTS = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2), "FULLY_CONNECTED": (1, 2), "TRANSPOSE_CONV": (1, 3)}
 _FUSED = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")  # the schema's ActivationFunctionType
 
@@ -27,11 +39,6 @@ class Rule:
     operators: tuple | None
     check: Callable
     source: str
-
-
-def names(text):
-    """Tuple of the words."""
-    return tuple(text.split())
 
 
 def activations(operator):

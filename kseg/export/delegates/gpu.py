@@ -1,7 +1,7 @@
 """The GPU delegate (OpenCL, OpenGL, Metal), with its support of 8-bit files on, as it is by default. As of 2025."""
 
 from kseg.export.delegates import checks
-from kseg.export.delegates.checks import LITERT, Rule, names
+from kseg.export.delegates.checks import LITERT, Rule, by_name, names
 
 BUILDER = LITERT + "delegates/gpu/common/model_builder.cc"
 COMPATIBILITY = LITERT + "tools/versioning/gpu_compatibility.cc"
@@ -15,28 +15,23 @@ _OPERATORS = names("""
     TRANSPOSE_CONV UNPACK Convolution2DTransposeBias MaxPoolingWithArgmax2D MaxUnpooling2D Resampler
 """)
 # They also take truth values or indices.
-_OTHERS = names(
-    "CAST EQUAL GATHER GREATER GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND NOT_EQUAL ONE_HOT SELECT SELECT_V2"
+_OTHERS = names("""
+    CAST EQUAL GATHER GREATER GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND NOT_EQUAL ONE_HOT SELECT SELECT_V2
+""")
+_VERSIONS = by_name(
+    {
+        1: "CUMSUM DENSIFY ONE_HOT PRELU RESHAPE SELECT SELECT_V2",
+        2: """
+            ABS ADD ADD_N AVERAGE_POOL_2D CONCATENATION COS DIV ELU EXP FLOOR GELU LEAKY_RELU LOG LOGISTIC MAXIMUM
+            MAX_POOL_2D MINIMUM MIRROR_PAD NEG PAD PADV2 POW QUANTIZE RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 RSQRT SIGN SIN
+            SLICE SOFTMAX SPACE_TO_DEPTH SQRT SQUARE SQUARED_DIFFERENCE SUB TANH
+        """,
+        3: "DEQUANTIZE MUL RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR TRANSPOSE_CONV",
+        4: "STRIDED_SLICE TRANSPOSE",
+        6: "CONV_2D DEPTHWISE_CONV_2D",
+        9: "FULLY_CONNECTED",
+    }
 )
-_VERSIONS = {
-    **dict.fromkeys(
-        names("ABS ADD ADD_N COS DIV ELU EXP FLOOR GELU LOG LOGISTIC MAXIMUM MINIMUM NEG POW RSQRT SIN"), 2
-    ),
-    **dict.fromkeys(names("SQRT SQUARE SQUARED_DIFFERENCE SUB TANH AVERAGE_POOL_2D CONCATENATION LEAKY_RELU"), 2),
-    **dict.fromkeys(names("MAX_POOL_2D MIRROR_PAD PAD PADV2 QUANTIZE RELU RELU6 SLICE SOFTMAX SPACE_TO_DEPTH"), 2),
-    "CONV_2D": 6,
-    "DEPTHWISE_CONV_2D": 6,
-    "DEQUANTIZE": 3,
-    "FULLY_CONNECTED": 9,
-    "MUL": 3,
-    "PRELU": 1,
-    "RESHAPE": 1,
-    "RESIZE_BILINEAR": 3,
-    "RESIZE_NEAREST_NEIGHBOR": 3,
-    "STRIDED_SLICE": 4,
-    "TRANSPOSE": 4,
-    "TRANSPOSE_CONV": 3,
-}
 
 
 def _casts(operator):

@@ -1,7 +1,10 @@
-"""NNAPI 1.3, of Android 11 and later (deprecated since Android 15). A phone's driver may refuse more than NNAPI does."""
+"""NNAPI 1.3, of Android 11 and later; deprecated since Android 15. As of 2025.
+
+A phone's driver may refuse more than NNAPI does.
+"""
 
 from kseg.export.delegates import checks
-from kseg.export.delegates.checks import LITERT, Rule, names
+from kseg.export.delegates.checks import LITERT, Rule, by_name, names
 
 SOURCE = LITERT + "delegates/nnapi/nnapi_delegate.cc"
 TYPES = "https://developer.android.com/ndk/reference/group/neural-networks"
@@ -15,19 +18,29 @@ _FLOAT_OR_8_BITS = names("""
 """)
 _INTEGERS_TOO = names("ADD CAST EXPAND_DIMS MAXIMUM MINIMUM MUL PACK SLICE SPLIT SUB TILE")
 _OTHERS = names("ARG_MAX ARG_MIN DEQUANTIZE EQUAL GATHER GREATER GREATER_EQUAL LESS LESS_EQUAL NEG NOT_EQUAL SELECT")
-_VERSIONS = {
-    **dict.fromkeys(names("ADD ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_TO_SPACE_ND CONCATENATION L2_NORMALIZATION"), 2),
-    **dict.fromkeys(names("LOGISTIC MAX_POOL_2D MEAN MUL NEG PACK PAD PADV2 QUANTIZE REDUCE_MAX REDUCE_MIN RELU"), 2),
-    **dict.fromkeys(names("RELU6 RELU_N1_TO_1 RSQRT SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH STRIDED_SLICE"), 2),
-    **dict.fromkeys(names("TANH TRANSPOSE"), 2),
-    **dict.fromkeys(names("DEPTHWISE_CONV_2D MAXIMUM MINIMUM RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SPLIT SUB"), 3),
-    **dict.fromkeys(names("ABS CAST COS DIV ELU EXP EXPAND_DIMS LEAKY_RELU LOG POW PRELU RESHAPE SIN SQRT SQUEEZE"), 1),
-    "CONV_2D": 5,
-    "FULLY_CONNECTED": 5,
-    "SUM": 1,
-    "TILE": 1,
-    "TRANSPOSE_CONV": 4,
-}
+_VERSIONS = by_name(
+    {
+        1: """
+            ABS CAST COS DIV ELU EXP EXPAND_DIMS LEAKY_RELU LOG LOG_SOFTMAX POW PRELU RESHAPE SIN SQRT SQUEEZE SUM TILE
+        """,
+        2: """
+            ADD ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_TO_SPACE_ND CONCATENATION EQUAL GATHER GREATER GREATER_EQUAL
+            L2_NORMALIZATION LESS LESS_EQUAL LOGISTIC MAX_POOL_2D MEAN MUL NEG NOT_EQUAL PACK PAD PADV2 QUANTIZE
+            REDUCE_MAX REDUCE_MIN RELU RELU6 RELU_N1_TO_1 RSQRT SELECT SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH
+            STRIDED_SLICE TANH TRANSPOSE
+        """,
+        3: "DEPTHWISE_CONV_2D MAXIMUM MINIMUM RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SPLIT SUB",
+        4: "TRANSPOSE_CONV",
+        5: "CONV_2D FULLY_CONNECTED",
+    }
+)
+
+
+def _unpacks(operator):
+    taken = operator.inputs[0]
+    if taken.constant and taken.dtype == "float16":  # weights, which it takes as they are
+        return None
+    return checks.up_to({"DEQUANTIZE": 2})(operator) or checks.unpacks(operator)
 
 
 def _pools(operator):
@@ -48,7 +61,7 @@ RULES = (
     Rule(_FLOAT_OR_8_BITS, checks.types("float32", "int8", "uint8"), TYPES),
     Rule(_INTEGERS_TOO, checks.types("float32", "int8", "uint8", "int32"), TYPES),
     Rule(names("DEPTHWISE_CONV_2D TRANSPOSE_CONV"), checks.no_hybrid, SOURCE),
-    Rule(("DEQUANTIZE",), checks.unpacks, SOURCE),
+    Rule(("DEQUANTIZE",), _unpacks, SOURCE),
     Rule(None, checks.up_to(_VERSIONS), SOURCE),
     Rule(("CONV_2D",), checks.with_bias, SOURCE),
     Rule(("AVERAGE_POOL_2D",), _pools, SOURCE),

@@ -1,13 +1,10 @@
 """What stands in a .tflite file that anyone may have made, read where it lies: its weights are never copied.
 
-The schema's accessors are lazy and trust every offset in the file. So one bounded walk over its tables comes first,
-as in the C++ verifier that LiteRT applies to files it did not write.
+The schema's accessors are lazy; what they may follow is checked first, see `bounds`.
 """
 
-import io
 import math
 import struct
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,41 +12,21 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from kseg.errors import InputError
+from kseg.export.tflite import bounds
+from kseg.export.tflite.bounds import DamagedError
 from kseg.export.tflite.flatbuffer import NAMES
 
 _DTYPES = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 _UNION = {value: name for name, value in vars(schema.BuiltinOptions).items() if not name.startswith("_")}
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int32": 4, "uint8": 1, "int64": 8, "bool": 1, "int16": 2, "int8": 1}
-# Which fields of each table point elsewhere, by their number in the schema, and to what: a vector ("indices" and
-# "text" are read here, the others only measured), a table, or a [vector of tables].
-_FIELDS = {
-    "Model": {1: ["Code"], 2: ["Graph"], 3: "text", 4: ["Buffer"], 5: "indices", 6: ["Metadata"], 7: ["Signature"]},
-    "Code": {1: "text"},
-    "Graph": {0: ["Tensor"], 1: "indices", 2: "indices", 3: ["Operator"], 4: "text"},
-    "Tensor": {0: "indices", 3: "text", 4: "Quantization", 6: "Opaque", 7: "indices"},
-    "Quantization": {0: "floats", 1: "floats", 2: "floats", 3: "longs", 5: "Opaque"},
-    "Operator": {1: "indices", 2: "indices", 4: "Opaque", 5: "bytes", 7: "bytes", 8: "indices", 12: "Opaque"},
-    "Buffer": {0: "bytes"},
-    "Metadata": {0: "text"},
-    "Signature": {0: ["Part"], 1: ["Part"], 2: "text"},
-    "Part": {0: "text"},
-    "Opaque": {},
-}
 # The options that rules ask for, as the schema's accessors call them.
 _OPTIONS = (
     *("AlignCorners", "Beta", "DilationHFactor", "DilationWFactor", "EllipsisMask", "FilterHeight", "FilterWidth"),
     *("FusedActivationFunction", "HalfPixelCenters", "NewAxisMask", "ShrinkAxisMask", "StrideH", "StrideW"),
 )
-_ITEM_WIDTHS = {"text": 1, "bytes": 1, "indices": 4, "floats": 4, "longs": 8}
-# No network comes near it; a damaged file could otherwise ask for work without end.
-_MOST_STEPS = 200_000
 _MOST_EDGES = 16
 # Larger constants are weights, of which no rule asks the values.
 _MOST_VALUES = 64
-
-
-class _Damaged(Exception):  # noqa: N818  it never leaves this file
-    pass
 
 
 @dataclass(eq=False)
@@ -134,9 +111,9 @@ def read(path_or_bytes):
     if view.nbytes < 8 or bytes(view[4:8]) != b"TFL3":  # the identifier that a TFLite flatbuffer carries
         raise InputError(f"{name}: not a TFLite file")
     try:
-        _Walk(view).check()
+        bounds.check(view)
         return _content(schema.Model.GetRootAs(view), view, name)
-    except (_Damaged, struct.error, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (DamagedError, struct.error, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{name}: damaged or cut short, not a whole TFLite file ({error})") from error
 
 
@@ -144,66 +121,6 @@ def _mapped(path):
     if path.stat().st_size == 0:  # cannot be mapped
         return memoryview(b"")
     return memoryview(np.memmap(path, mode="r"))
-
-
-class _Walk:
-    """Follows every offset that the accessors may follow, and finds where the flatbuffer ends."""
-
-    def __init__(self, view):
-        self._view, self._size, self._steps, self._end = view, view.nbytes, 0, 8
-
-    def check(self):
-        self._table(self._number("<I", 0), "Model")
-        rest = bytes(self._view[self._end :][:16])
-        if rest.lstrip(b"\0")[:2] == b"PK":  # files for the metadata, which tools append as a zip archive
-            self._archive()
-        elif len(rest) < 16 and self._size % 4:  # a flatbuffer is padded to whole words
-            raise _Damaged("it ends within a word")
-
-    def _archive(self):
-        try:
-            zipfile.ZipFile(io.BytesIO(self._view[self._end :])).close()
-        except zipfile.BadZipFile as error:
-            raise _Damaged("the archive at its end") from error
-
-    def _number(self, form, at):
-        self._reach(at, struct.calcsize(form))
-        return struct.unpack_from(form, self._view, at)[0]
-
-    def _reach(self, at, length):
-        if at < 0 or at + length > self._size:
-            raise _Damaged("it points outside itself")
-        self._end = max(self._end, at + length)
-
-    def _spend(self, steps):
-        self._steps += steps
-        if self._steps > _MOST_STEPS:
-            raise _Damaged("too many parts")
-
-    def _table(self, at, kind):
-        self._spend(1)
-        places = at - self._number("<i", at)
-        places_bytes, length = self._number("<H", places), self._number("<H", places + 2)
-        self._reach(places, places_bytes)
-        self._reach(at, length)
-        for number, target in _FIELDS[kind].items():
-            if 4 + 2 * number + 2 <= places_bytes and (offset := self._number("<H", places + 4 + 2 * number)):
-                self._follow(at + offset + self._number("<I", at + offset), target)
-
-    def _follow(self, at, target):
-        if isinstance(target, list):
-            length = self._number("<I", at)
-            self._reach(at + 4, 4 * length)
-            self._spend(length)
-            for place in range(at + 4, at + 4 + 4 * length, 4):
-                self._table(place + self._number("<I", place), target[0])
-        elif target in _FIELDS:
-            self._table(at, target)
-        else:
-            length = self._number("<I", at)
-            # A text ends with a zero byte that it does not count.
-            self._reach(at + 4, length * _ITEM_WIDTHS[target] + (target == "text"))
-            self._spend({"text": length // 64, "indices": length}.get(target, 0))
 
 
 def _content(model, view, name):
@@ -222,7 +139,7 @@ def _content(model, view, name):
         content.operators += operators
         graphs.append(tensors)
     if not graphs:
-        raise _Damaged("it holds no network")
+        raise DamagedError("it holds no network")
     main = model.Subgraphs(0)
     content.weights = sum(weights.values())
     content.signatures, given, taken = _signatures(model, graphs)
@@ -235,7 +152,7 @@ def _data(buffer, view):
     """A view of a buffer's bytes, or None. Beyond 2 GB they lie behind the flatbuffer."""
     if buffer.Offset() > 1:
         if buffer.Offset() + buffer.Size() > view.nbytes:
-            raise _Damaged("weights are missing")
+            raise DamagedError("weights are missing")
         return view[buffer.Offset() : buffer.Offset() + buffer.Size()]
     return memoryview(buffer.DataAsNumpy()).cast("B") if buffer.DataLength() else None
 
@@ -250,7 +167,7 @@ def _code(code):
 def _tensor(found, data):
     sizes = found.ShapeAsNumpy().tolist() if found.ShapeLength() else []
     if len(sizes) > _MOST_EDGES or min(sizes, default=0) < -1:
-        raise _Damaged("a tensor of impossible shape")
+        raise DamagedError("a tensor of impossible shape")
     signature = found.ShapeSignatureAsNumpy().tolist() if found.ShapeSignatureLength() else sizes
     signature = signature if len(signature) == len(sizes) else sizes
     shape = tuple(None if -1 in edges else edges[0] for edges in zip(sizes, signature, strict=True))
@@ -259,7 +176,7 @@ def _tensor(found, data):
     if data is not None:
         expected = math.prod(sizes) * _ITEM_BYTES.get(dtype, 0)
         if dtype in _ITEM_BYTES and found.Sparsity() is None and expected != data.nbytes:
-            raise _Damaged(f"{tensor.name[:80]} has another size than its data")
+            raise DamagedError(f"{tensor.name[:80]} has another size than its data")
         # What has data has a size.
         tensor.constant, tensor.data, tensor.shape = True, data, tuple(sizes)
     quantization = found.Quantization()
@@ -318,7 +235,7 @@ def _named(indices, tensors, names):
 
 def _picked(items, index):
     if not 0 <= index < len(items):
-        raise _Damaged("it names a part that it lacks")
+        raise DamagedError("it names a part that it lacks")
     return items[index]
 
 
