@@ -154,7 +154,7 @@ def export_best(model, labels, found, path, *, max_drop, target, size_px, calibr
         raise BudgetError(
             f"no file loses at most {max_drop} of mean IoU {found.mean_iou:.4f}: the best, {least.name}, loses "
             f"{least.mean_iou_drop:.4f} at {least.size_mb:.2f} MB. Allow more (--max-miou-drop), give more images to "
-            f"calibrate with, or fine-tune for 8 bits (tools/train.py --quantise)"
+            f"calibrate with, or fine-tune for 8 bits (kseg.lowering.quantization_aware)"
         )
     return best, export(
         model,
