@@ -10,15 +10,16 @@ python tools/export.py runs/nuclei/best.keras --out runs/export --format tflite 
 python tools/export.py best.keras --out exported --format tflite --precision int8 --size 360 480 \\
     --calibrate DIR --verify DIR
 python tools/export.py best.keras --out exported --format onnx --any-size --verify DIR
+python tools/export.py --check anyones.tflite
 """
 
 
 def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("model", type=Path, metavar="MODEL.keras")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the file and its card")
+    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.keras")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="gets the file and its card")
     parser.add_argument("--name", help="of the file; default: the model's file name and the precision")
-    parser.add_argument("--format", required=True, choices=("tflite", "onnx"))
+    parser.add_argument("--format", choices=("tflite", "onnx"))
     precisions = ("float32", "float16", "dynamic", "int8", "int16x8")
     parser.add_argument("--precision", default="float32", choices=precisions, help="ONNX: float32, float16, int8")
     parser.add_argument("--output", default="logits", choices=("logits", "probabilities", "labels"))
@@ -30,7 +31,13 @@ def _arguments(argv):
     parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"))
     parser.add_argument("--images", type=int, default=32, help="calibrate and verify with at most so many; default: 32")
     parser.add_argument("--float-layers", nargs="+", default=(), metavar="LAYER", help="stay in float in an int8 file")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--check", type=Path, metavar="FILE.tflite", help="only tell what a file needs and what delegates refuse of it"
+    )
+    args = parser.parse_args(argv)
+    if args.check is None and None in (args.model, args.out, args.format):
+        parser.error("MODEL.keras, --out and --format are needed, or --check FILE.tflite alone")
+    return args
 
 
 @cli.command
@@ -39,6 +46,9 @@ def main(argv=None):
     args = _arguments(argv)
     from kseg import data, export, training
 
+    if args.check:
+        print("\n".join(export.inspect(args.check, run=True).lines()))
+        return 0
     model, labels = training.load_model(args.model)
     verify = data.open_source(args.verify, args.splits[1])
     pairs = data.spread(verify, args.images)
@@ -64,6 +74,9 @@ def main(argv=None):
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card.precision}, {size}, with its card")
     for key, value in card.parity.items():
         print(f"  {key}: {f'{value:.5g}' if isinstance(value, float) else value}")
+    if card.check:
+        told = {True: "taken whole", False: "taken in part", None: "unknown"}[card.check["fully_accelerated"]]
+        print(f"  CPU delegate: {told}; the others: python tools/export.py --check {path}")
     print(f"Next: python tools/predict.py {path} YOUR_IMAGE --out runs/pictures")
     return 0
 

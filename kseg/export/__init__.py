@@ -4,6 +4,7 @@ from kseg.export.budget import TARGETS, BudgetError, export_best, search
 from kseg.export.calibration import Calibration, calibrate, choose
 from kseg.export.convert import PRECISIONS, export
 from kseg.export.errors import ConversionError, ExportError, ParityError
+from kseg.export.inspect import fully_accelerated, inspect
 from kseg.export.parity import TOLERANCES, Tolerance, check_parity
 
 __all__ = [
@@ -21,5 +22,7 @@ __all__ = [
     "choose",
     "export",
     "export_best",
+    "fully_accelerated",
+    "inspect",
     "search",
 ]

@@ -18,6 +18,8 @@ from kseg import runtime
 from kseg.errors import InputError, need
 from kseg.export import onnx, tflite
 from kseg.export.calibration import Calibration
+from kseg.export.errors import ConversionError
+from kseg.export.inspect import inspect
 from kseg.export.parity import check_lowered, check_parity
 from kseg.files import is_disk_full
 from kseg.lowering import OUTPUTS, lower, lower_with_ranges
@@ -176,6 +178,7 @@ def _convert(model, lowered, labels, file, request, calibration):
             file,
             request.precision,
             output=kind,
+            labels=labels,
             calibration=calibration,
             input_dtype=request.input_dtype,
             float_layers=request.float_layers,
@@ -200,8 +203,19 @@ def _convert(model, lowered, labels, file, request, calibration):
         external_data={"file": files[1].name, "sha256": sha256_of(files[1])} if len(files) > 1 else None,
         conversion={"seconds": round(seconds, 2), **told},
         calibration=calibration.to_dict() if calibration else None,
+        check=_checked(file, request.resizable) if request.format == "tflite" else None,
     )
     return card, files
+
+
+def _checked(file, resizable):
+    """What the finished .tflite file says of itself, for the card; a file that phones cannot run is refused."""
+    report = inspect(file, run=True)
+    if report.flex:
+        raise ConversionError(f"{file.name}: needs operators that TFLite has not built in: {', '.join(report.flex)}")
+    if report.dynamic and not resizable:
+        raise ConversionError(f"{file.name}: leaves sizes open: {', '.join(report.to_dict()['dynamic'])}")
+    return report.to_dict()
 
 
 def _versions(format):

@@ -8,15 +8,18 @@ import keras
 import numpy as np
 import onnx
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import kseg.export.convert as convert
 import kseg.export.parity as parity
 from kseg import layers, runtime
 from kseg.errors import InputError
-from kseg.export import ConversionError, ParityError, export
+from kseg.export import ConversionError, ParityError, export, inspect
+from kseg.export.tflite.metadata import read_metadata
 from kseg.labels import LabelSet
 from kseg.runtime.card import sha256_of
+from kseg.runtime.chatter import muted
 
 SIZE = (32, 48)
 LABELS = LabelSet.numbered(4, ignore=255)
@@ -84,6 +87,20 @@ def test_every_precision(tmp_path, kind, precision):
     assert 0 < measured["mean_iou_keras"] < 1
     assert abs(measured["mean_iou_keras"] - measured["mean_iou_file"]) < 0.02
     assert runtime.load(path)(np.zeros((1, 7, 9, 3), np.uint8)).shape == (1, 7, 9, 4)
+
+
+@pytest.mark.parametrize(("precision", "pixels"), [("float32", "float32"), ("int8", "uint8")])
+def test_tflite_files_describe_themselves(tmp_path, precision, pixels):
+    path = tmp_path / "net.tflite"
+    card = _export(path, precision=precision, calibration=_calibration())
+    told = read_metadata(path)
+    assert (told["name"], told["labels"], told["activation"]) == ("small", list(LABELS.names), "SOFTMAX")
+    assert told["output"]["name"] == "logits"
+    assert ("process_units" in told["input"]) == (pixels == "float32")
+    assert card.check == inspect(path, run=True).to_dict()
+    assert card.check["fully_accelerated"]
+    assert card.check["flex"] == card.check["dynamic"] == []
+    assert card.check["operators"]["TRANSPOSE_CONV"] == 1
 
 
 def test_a_network_trained_in_mixed_precision(tmp_path):
@@ -267,6 +284,42 @@ def test_planted_fault(older, kind, precision, fault, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
+def _open_batch(network, path):
+    # Honest in all but the size of the batch, which kills every delegate.
+    free = keras.Model(image := keras.Input((*SIZE, 3)), network(image))
+    path.write_bytes(_plainly_converted(free))
+
+
+def _flex(network, path):
+    image = keras.Input((*SIZE, 3), batch_size=1)
+    scores = network(image)
+    inverse = keras.ops.inv(keras.ops.eye(3) + 1e-9 * image[:, :3, :3, 0])
+    scores += 1e-30 * keras.ops.sum(inverse)  # changes no score
+    path.write_bytes(_plainly_converted(keras.Model(image, scores), flex=True))
+
+
+def _plainly_converted(network, flex=False):
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    if flex:
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    with muted():
+        return converter.convert()
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [(_open_batch, r"net.tflite: leaves sizes open: .*\?"), (_flex, "not built in: FlexMatrixInverse")],
+)
+def test_a_converter_that_writes_what_phones_cannot_run(older, monkeypatch, write, message):
+    def planted(network, path, *rest, **more):
+        write(network, path)
+        return {}
+
+    monkeypatch.setattr(convert.tflite, "write_tflite", planted)
+    with pytest.raises(ConversionError, match=message):
+        _export(older / "net.tflite")
+
+
 def test_weights_of_a_diverged_training(older, value):
     network = _network()
     network.weights[0].assign(np.full(network.weights[0].shape, value))

@@ -131,6 +131,21 @@ def test_int8_needs_calibration(tiny_run, tmp_path, fails):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [None, b"", b"TFL3", b"somebody else's", bytes(4096)])
+def test_check_of_what_is_no_tflite_file(tmp_path, fails, content):
+    path = tmp_path / "foreign.tflite"
+    if content is not None:
+        path.write_bytes(content)
+    assert "foreign.tflite: " in fails("export", "--check", path)
+
+
+def test_export_without_its_arguments(capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool("export")(["model.keras"])
+    assert stop.value.code == 2
+    assert "--out and --format are needed" in capsys.readouterr().err
+
+
 def test_a_full_disk(tiny_run, tiny_data, small_disk, fails):
     with suppress(OSError), open(small_disk / "fill", "wb", buffering=0) as file:
         while file.write(bytes(4096)):

@@ -69,6 +69,18 @@ def test_exported_files_score_like_keras(tiny_run, tiny_data, tmp_path, form, pr
     assert json.loads(scores.read_text())["mean_iou"] == pytest.approx(ours, abs=tolerance)
 
 
+def test_check_tells_what_delegates_refuse(tiny_run, tiny_data, tmp_path, capsys):
+    arguments = [tiny_run / "best.keras", "--out", tmp_path, "--name", "net", "--format", "tflite"]
+    assert tool("export")([str(a) for a in [*arguments, "--verify", tiny_data]]) == 0
+    assert "CPU delegate: taken whole" in capsys.readouterr().out
+    assert tool("export")(["--check", str(tmp_path / "net.tflite")]) == 0
+    told = capsys.readouterr().out
+    assert "signature serving_default: image -> logits" in told
+    assert "Flex and custom operators: none" in told
+    assert "works on float32; it takes int8, uint8 [1]" in told  # the Edge TPU's refusal, with its source
+    assert "[1] https://coral.ai/docs/edgetpu/models-intro/#model-requirements" in told
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export"])
 def test_help_shows_examples(name, capsys):
     with pytest.raises(SystemExit) as stop:

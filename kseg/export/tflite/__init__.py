@@ -2,6 +2,7 @@
 
 import kseg
 from kseg.export.tflite.flatbuffer import write
+from kseg.export.tflite.metadata import append_labels, metadata_buffers
 from kseg.export.tflite.plain import plain
 from kseg.export.tflite.quantise import layer_names, layers_with_filters, quantise
 from kseg.export.tflite.ranges import measure_ranges
@@ -30,6 +31,7 @@ def write_tflite(
     precision="float32",
     *,
     output="logits",
+    labels=None,
     calibration=None,
     input_dtype="uint8",
     float_layers=(),
@@ -42,7 +44,8 @@ def write_tflite(
         path: pathlib.Path of the .tflite file to write.
         precision: "float32"; "float16": weights stored in half precision; "dynamic": weights in 8 bits, activations
             quantised while running; "int8": everything in 8 bits; "int16x8": activations in 16, weights in 8 bits.
-        output: name of the output in the signature.
+        output: "logits", "probabilities" or "labels": what the model gives, and the output's name in the signature.
+        labels: LabelSet for the metadata, from which other programs learn the classes; None: no metadata.
         calibration: Calibration, for "int8" and "int16x8": its images' least and greatest activations set the scales.
         input_dtype: of an integer file's image, "uint8" or "float32"; `model` takes float32 for those.
         float_layers: names of layers that stay in float in an "int8" file.
@@ -58,8 +61,20 @@ def write_tflite(
     ranges = None
     if precision in _BITS:
         ranges = measure_ranges(network, calibration.at_size(model.input_shape[1:3]), path.parent) | trained
+    if labels is not None:
+        pixels = input_dtype if precision in _BITS else model.inputs[0].dtype
+        network.metadata |= metadata_buffers(
+            labels,
+            name=model.name,
+            description=f"Semantic segmentation into {len(labels)} classes",
+            input_dtype=pixels,
+            output=output,
+            resizable=None in model.input_shape,
+        )
     given = {"ranges": ranges, "fixed": trained, "input_dtype": input_dtype, "float_layers": float_layers}
     finish(network, path, precision, **given)
+    if labels is not None:
+        append_labels(path, labels)
     return {**told, "trained_ranges": len(trained)} if trained else told
 
 
