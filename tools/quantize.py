@@ -1,10 +1,11 @@
 """Find the smallest or fastest TFLite file that loses no more mean IoU than you allow."""
 
+import os
 import sys
 from pathlib import Path
 
 from kseg import cli
-from kseg.errors import InputError
+from kseg.errors import InputError, need
 
 EXAMPLES = """
 python tools/quantize.py runs/nuclei/best.keras --data nuclei --max-miou-drop 0.005 --out runs/quantized
@@ -17,7 +18,7 @@ def _arguments(argv):
     parser.add_argument("model", type=Path, metavar="MODEL.keras")
     parser.add_argument("--data", required=True, help="labelled images of the network's classes")
     parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "SCORE"))
-    parser.add_argument("--max-miou-drop", type=float, default=0.005, help="of 1; default: 0.005")
+    parser.add_argument("--max-miou-drop", type=float, default=0.005, help="0..1; default: 0.005")
     parser.add_argument("--target", default="size", choices=("size", "latency"))
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the file, tables and pictures")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to score with")
@@ -31,44 +32,45 @@ def main(argv=None):
     args = _arguments(argv)
     from kseg import data, export, training
     from kseg.evaluation import pictures
+    from kseg.export import budget, scoring, sensitivity
 
+    budget.check_budget(args.max_miou_drop, args.target)
+    _check_before_the_work(args)
     model, labels = training.load_model(args.model)
     source = data.open_source(args.data, args.splits[1])
     if source.labels.names != labels.names:
         raise InputError(f"{args.data}: has the classes {source.labels.names}, the network {labels.names}")
-    pairs = data.spread(source, args.images)
-    size_px = tuple(args.size) if args.size else pairs[0][0].shape[:2]
     calibration = export.calibrate(args.data, args.splits[0], args.images)
+    pairs = scoring.pairs_to_score(source, calibration, args.images)
+    size_px = tuple(args.size) if args.size else pairs[0][0].shape[:2]
     found = export.search(model, labels, size_px, calibration, pairs, args.target, cli.progress)
     print(f"{args.model}: mean IoU {found.mean_iou:.4f} at {size_px[0]}x{size_px[1]} on {len(pairs)} images")
-    cli.print_table(
-        ("file", "MB", "ms", "mean IoU", "lost", "same class", "best of its kind"),
-        [
-            (
-                one.name,
-                f"{one.size_mb:.2f}",
-                f"{one.latency_ms:.1f}",
-                f"{one.mean_iou:.4f}",
-                f"{one.mean_iou_drop:+.4f}",
-                f"{one.argmax_agreement:.4f}",
-                "*" if one.best_in_kind else "",
-            )
-            for one in found.candidates
-        ],
-    )
-    for name in found.skipped:
-        print(f"{name}: left out, it takes more than a hundred times as long as float32")
+    cli.print_table(*found.table())
+    for name, why in found.skipped.items():
+        print(f"{name}: left out, {why}")
+    cli.print_table(*sensitivity.table(found.costs))
     args.out.mkdir(parents=True, exist_ok=True)
-    cli.write_json(found.to_dict(), args.out / "quantized.json")
+    given = {"max_drop": args.max_miou_drop, "target": args.target, "size_px": size_px}
+    tables = {"model": str(args.model), "data": f"{args.data} {args.splits[1]}", "images": len(pairs), **given}
+    cli.write_json(tables | {"best": None} | found.to_dict(), args.out / "quantized.json")
     pictures.save_trade_off_chart(found.candidates, found.mean_iou, args.max_miou_drop, args.out / "trade_off.png")
     pictures.save_sensitivity_chart(found.costs, args.out / "sensitivity.png")
-    given = {"max_drop": args.max_miou_drop, "target": args.target, "size_px": size_px}
-    given |= {"calibration": calibration, "pairs": pairs, "data": f"{args.data} {args.splits[1]}"}
+    print(f"Tables and pictures: {args.out}/quantized.json trade_off.png sensitivity.png")
+    given |= {"calibration": calibration, "pairs": pairs, "data": tables["data"], "tell": print}
     path = args.out / f"{args.model.stem}_quantized.tflite"
     best, _ = export.export_best(model, labels, found, path, **given)
-    print(f"{path}: {best.name}, {best.size_mb:.2f} MB, loses {best.mean_iou_drop:+.4f} of mean IoU")
-    print(f"Tables and pictures: {args.out}/quantized.json trade_off.png sensitivity.png")
+    cli.write_json(tables | {"best": best.name} | found.to_dict(), args.out / "quantized.json")
+    print(f"{path}: {best.name}, {path.stat().st_size / 1e6:.3f} MB, loses {best.mean_iou_drop:+.4f} of mean IoU")
     return 0
+
+
+def _check_before_the_work(args):
+    if args.images < 1:
+        raise InputError(f"--images must be at least 1. Received: {args.images}")
+    there = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"{args.out}: cannot be written to: {there} is {'read-only' if there.is_dir() else 'a file'}")
+    need("matplotlib", "plots")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
 """The smallest or fastest file that loses no more than a given share of mean IoU."""
 
+import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from kseg.errors import InputError
-from kseg.export import tflite
+from kseg.errors import CheckError, InputError, need
 from kseg.export.convert import export
-from kseg.export.errors import ExportError
-from kseg.export.scoring import open_like, score
+from kseg.export.errors import ExportError, ParityError
+from kseg.export.scoring import Maker, check_pairs, score, score_keras
 from kseg.export.sensitivity import sensitivity
-from kseg.lowering import lower
-from kseg.runtime import Card, Predictor
+from kseg.lowering import lower, lower_with_ranges
 
 TARGETS = ("size", "latency")
 # How many of the most sensitive layers stay in float.
 _KEPT_IN_FLOAT = (1, 2, 4, 8)
 _ROUNDS = 15
-# int16x8 has no kernels in XNNPACK: small networks take 40 times as long as in float32, large ones 400 times.
-_TOO_SLOW = 100
+# int16x8 has no kernels in XNNPACK: small networks take 40 times as long as in float32, large ones 400 times. What is
+# left out is slow by both measures, so that a hiccup of the machine leaves nothing out.
+_TOO_SLOW, _TOO_SLOW_S = 100, 0.5
 
 
 class BudgetError(ExportError):
@@ -61,24 +62,57 @@ class Search:
 
     Attributes:
         mean_iou: of Keras, at the files' size.
-        candidates: tuple of Candidate.
+        candidates: tuple of Candidate; the float32 file is among them as the yardstick.
         costs: tuple of Cost, see `sensitivity`.
-        skipped: names of files that run so much slower than float32 that scoring them would take for ever.
+        skipped: {name: why} of files that were not scored to the end.
     """
 
     mean_iou: float
     candidates: tuple
     costs: tuple
-    skipped: tuple = ()
+    skipped: dict = field(default_factory=dict)
+
+    def within(self, max_drop, target):
+        """The quantised candidates that lose at most `max_drop`, the smallest or fastest first.
+
+        Raises:
+            InputError: the budget is not in 0..1, or the target is unknown.
+        """
+        check_budget(max_drop, target)
+        inside = [one for one in self.candidates if one.precision != "float32" and one.mean_iou_drop <= max_drop]
+        return sorted(inside, key=lambda one: (_price(one, target), one.mean_iou_drop))
 
     def best(self, max_drop, target):
-        """The candidate within the budget that is smallest or fastest, or None."""
-        inside = [one for one in self.candidates if one.mean_iou_drop <= max_drop]
-        return min(inside, key=lambda one: _price(one, target), default=None)
+        """The quantised candidate within the budget that is smallest or fastest, or None."""
+        return next(iter(self.within(max_drop, target)), None)
+
+    def table(self):
+        """(headings, rows) of text, a row for each candidate."""
+        headings = ("file", "MB", "ms", "mean IoU", "lost", "same class", "Pareto")
+        return headings, [
+            (
+                one.name,
+                f"{one.size_mb:.3f}",
+                f"{one.latency_ms:.1f}",
+                f"{one.mean_iou:.4f}",
+                f"{one.mean_iou_drop:+.4f}",
+                f"{one.argmax_agreement:.4f}",
+                "*" if one.best_in_kind else "",
+            )
+            for one in self.candidates
+        ]
 
     def to_dict(self):
         """Plain numbers, lists and dicts, ready for JSON."""
         return asdict(self)
+
+
+def check_budget(max_drop, target):
+    """Raise InputError unless `max_drop` is a part of 1 and `target` one of TARGETS."""
+    if not 0 <= max_drop <= 1:  # NaN too
+        raise InputError(f"the mean IoU that may be lost is a number from 0 to 1. Received: {max_drop}")
+    if target not in TARGETS:
+        raise InputError(f"`target` must be one of {', '.join(TARGETS)}. Received: {target}")
 
 
 def search(model, labels, size_px, calibration, pairs, target="size", progress=lambda items, title: items):
@@ -95,79 +129,112 @@ def search(model, labels, size_px, calibration, pairs, target="size", progress=l
     Returns:
         Search.
     Raises:
-        InputError: there are no labelled images, or one of them calibrates as well.
+        InputError: there are no labelled images or pixels, one of the images calibrates as well, or the labels are
+            not those of the network.
         ConversionError: the network cannot be expressed in TFLite's built-in operators.
+        CheckError: the network itself computes what is not a number.
     """
-    if target not in TARGETS:
-        raise InputError(f"`target` must be one of {', '.join(TARGETS)}. Received: {target}")
-    if not pairs:
-        raise InputError("there are no labelled images to score the files with")
-    for image, _ in pairs:
-        calibration.refuse_shared(image)
-    network = lower(model, size_px)
-    card = _card(network, labels)
-    keras_score = score(Predictor(card, lambda image: np.asarray(network(image[None]))[0]), pairs)
-    floats, _, _ = tflite.convert(network)
+    check_budget(0, target)
+    check_pairs(pairs, calibration)
+    _check_converter()
+    lowered = lower_with_ranges(model, size_px)
+    if lowered.model.output_shape[-1] != len(labels):
+        raise InputError(f"{model.name}: has {lowered.model.output_shape[-1]} classes, the label set {len(labels)}")
+    float_score = keras_score = score_keras(lowered.model, labels, pairs)
+    if lowered.ranges:  # trained for 8 bits: Keras rounds, the float files do not
+        keras_score = score_keras(lower(model, size_px, keep_rounding=True), labels, pairs)
     with tempfile.TemporaryDirectory(prefix="kseg-") as folder:
-        folder = Path(folder)
-        ranges = tflite.measure_ranges(floats, calibration.at_size(size_px), folder)
-        costs = sensitivity(
-            floats, ranges, card, pairs, keras_score, folder, lambda layers: progress(layers, "sensitivity")
-        )
-        tried, skipped = [], []
-        for name, precision, kept in progress(_plans(costs), "candidates"):
-            file = folder / f"{name}.tflite"
-            tflite.finish(
-                floats.copy(), file, precision, ranges=ranges, input_dtype=_pixels(precision), float_layers=kept
-            )
-            predictor = open_like(file, _with_pixels(card, precision), precision)
-            if tried and _seconds(predictor, size_px) > _TOO_SLOW * _seconds(tried[0][-1], size_px):
-                skipped.append(name)
-                continue
-            tried.append((name, precision, kept, file.stat().st_size, score(predictor, pairs, keras_score), predictor))
-        latencies = _latencies([entry[-1] for entry in tried], size_px)
-    candidates = [
-        Candidate(
-            name=name,
-            precision=precision,
-            float_layers=tuple(kept),
-            size_mb=size / 1e6,
-            latency_ms=latency,
-            mean_iou=found.mean_iou,
-            mean_iou_drop=keras_score.mean_iou - found.mean_iou,
-            argmax_agreement=found.argmax_agreement,
-        )
-        for (name, precision, kept, size, found, _), latency in zip(tried, latencies, strict=True)
-    ]
-    return Search(keras_score.mean_iou, tuple(_mark_best(candidates, target)), tuple(costs), tuple(skipped))
+        maker = Maker(lowered, labels, calibration, Path(folder))
+        costs = sensitivity(maker, pairs, float_score, lambda layers: progress(layers, "sensitivity"))
+        candidates, skipped = _try(maker, progress(_plans(costs), "candidates"), pairs, keras_score)
+    return Search(keras_score.mean_iou, tuple(_mark_best(candidates, target)), tuple(costs), skipped)
 
 
-def export_best(model, labels, found, path, *, max_drop, target, size_px, calibration, pairs, data=""):
+def export_best(
+    model, labels, found, path, *, max_drop, target, size_px, calibration, pairs, data="", tell=lambda text: None
+):
     """Write the best candidate within the budget with its card, as `kseg.export.export` does.
 
+    Where a candidate's scores are further from Keras's than `kseg.export.TOLERANCES` allow, the next one is taken.
+
+    Args:
+        model, labels, size_px, calibration, pairs: as for `search`.
+        found: Search.
+        path: see `kseg.export.export`.
+        max_drop: the most of mean IoU that may be lost, in 0..1.
+        target: "size" or "latency".
+        data: where the pairs come from, for the card.
+        tell: called with a line of text for every candidate that was passed over.
+    Returns:
+        (Candidate, Card).
     Raises:
         BudgetError: there is none; the message names the one that loses least.
+        InputError: as `export` raises it, or the budget is none.
     """
-    best = found.best(max_drop, target)
-    if best is None:
-        least = min(found.candidates, key=lambda one: one.mean_iou_drop)
-        raise BudgetError(
-            f"no file loses at most {max_drop} of mean IoU {found.mean_iou:.4f}: the best, {least.name}, loses "
-            f"{least.mean_iou_drop:.4f} at {least.size_mb:.2f} MB. Allow more (--max-miou-drop), give more images to "
-            f"calibrate with, or fine-tune for 8 bits (kseg.lowering.quantization_aware)"
-        )
-    return best, export(
-        model,
-        labels,
-        path,
-        format="tflite",
-        precision=best.precision,
-        size_px=size_px,
-        calibration=calibration,
-        verification=pairs,
-        verification_data=data,
-        float_layers=best.float_layers,
+    refused = []
+    for one in found.within(max_drop, target):
+        try:
+            return one, export(
+                model,
+                labels,
+                path,
+                format="tflite",
+                precision=one.precision,
+                size_px=size_px,
+                calibration=calibration,
+                verification=pairs,
+                verification_data=data,
+                float_layers=one.float_layers,
+            )
+        except ParityError as error:
+            refused.append(f"{one.name}: within the budget, but refused: {error}")
+            tell(refused[-1])
+    raise BudgetError(_nothing_found(found, max_drop, refused))
+
+
+def _nothing_found(found, max_drop, refused):
+    quantised = [one for one in found.candidates if one.precision != "float32" and math.isfinite(one.mean_iou_drop)]
+    if refused:
+        return f"none of the {len(refused)} files within the budget of {max_drop} passed the check; {refused[-1]}"
+    if not quantised:
+        return "none of the quantised files could be scored"
+    least = min(quantised, key=lambda one: one.mean_iou_drop)
+    return (
+        f"no quantised file loses at most {max_drop} of mean IoU {found.mean_iou:.4f}: the best, {least.name}, loses "
+        f"{least.mean_iou_drop:.4g} at {least.size_mb:.3f} MB. Allow more (--max-miou-drop), give more images to "
+        f"calibrate with, or fine-tune for 8 bits (kseg.lowering.quantization_aware)"
     )
+
+
+def _check_converter():
+    """What would fail in the middle of the work otherwise."""
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            "the converters need Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
+        )
+    need("ai_edge_litert", "tflite")
+
+
+def _try(maker, plans, pairs, reference):
+    """(list of Candidate, {name: why} of those that were skipped)."""
+    tried, skipped, size_px = [], {}, maker.card.size_px
+    for name, precision, kept in plans:
+        predictor, size = maker.make(name, precision, kept)
+        if tried and _is_too_slow(predictor, tried[0][0], size_px):
+            skipped[name] = f"takes more than {_TOO_SLOW} times as long as float32"
+            continue
+        try:
+            found = score(predictor, pairs, reference)
+        except CheckError as error:  # weights beyond the range of float16
+            skipped[name] = str(error)
+            continue
+        tried.append((predictor, (name, precision, tuple(kept)), size, found))
+    latencies = _latencies([predictor for predictor, *_ in tried], size_px)
+    candidates = [
+        Candidate(*plan, size / 1e6, latency, one.mean_iou, reference.mean_iou - one.mean_iou, one.argmax_agreement)
+        for (_, plan, size, one), latency in zip(tried, latencies, strict=True)
+    ]
+    return candidates, skipped
 
 
 def _plans(costs):
@@ -179,26 +246,9 @@ def _plans(costs):
     return [*plans, ("int16x8", "int16x8", ())]
 
 
-def _pixels(precision):
-    return "uint8" if precision == "int8" else "float32"
-
-
-def _card(network, labels):
-    """A card for files on the way: of the network itself, without a file."""
-    return Card(
-        file=network.name,
-        sha256="",
-        network=network.name,
-        labels=labels,
-        input={"shape": [*network.input_shape], "dtype": "float32", "range": [0, 255]},
-        output={"kind": "logits", "shape": [*network.output_shape]},
-        precision="float32",
-        versions={},
-    )
-
-
-def _with_pixels(card, precision):
-    return replace(card, input={**card.input, "dtype": _pixels(precision)})
+def _is_too_slow(predictor, yardstick, size_px):
+    seconds = _seconds(predictor, size_px)
+    return seconds > _TOO_SLOW_S and seconds > _TOO_SLOW * _seconds(yardstick, size_px)
 
 
 def _seconds(predictor, size_px):
@@ -229,10 +279,10 @@ def _price(candidate, target):
 
 def _mark_best(candidates, target):
     for one in candidates:
-        beaten = any(
+        beaten = not math.isfinite(one.mean_iou) or any(
             _price(other, target) <= _price(one, target)
             and other.mean_iou >= one.mean_iou
-            and (_price(other, target), -other.mean_iou) != (_price(one, target), -one.mean_iou)
+            and (_price(other, target), other.mean_iou) != (_price(one, target), one.mean_iou)
             for other in candidates
         )
         yield replace(one, best_in_kind=not beaten)

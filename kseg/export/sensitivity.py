@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kseg.export import tflite
-from kseg.export.scoring import open_like, score
+from kseg.export.scoring import score
 
 
 @dataclass(frozen=True)
@@ -21,26 +21,29 @@ class Cost:
     relative_rms_error: float
 
 
-def sensitivity(network, ranges, card, pairs, reference, folder, progress=iter):
-    """Measure every layer of a float Network that has a filter.
+def sensitivity(maker, pairs, reference, progress=iter):
+    """Measure every layer of a network that has a filter.
 
     Args:
-        network: kseg.export.tflite Network in float32; left as it is.
-        ranges: from `measure_ranges`.
-        card: Card of the network's float32 file.
+        maker: kseg.export.scoring.Maker of the network.
         pairs: list of (image uint8 [H, W, 3], label int [H, W]) that had no part in calibration.
-        reference: Score of the float32 file on `pairs`.
-        folder: pathlib.Path where a file may lie for the time.
+        reference: Score of the float network on `pairs`.
         progress: wraps the list of layers that is gone through.
     Returns:
         list of Cost, the dearest first.
     """
+    network, costs = maker.int8_source, []
     names = tflite.layer_names(network)
-    file, costs = folder / "one_layer.tflite", []
     for layer in progress(tflite.layers_with_filters(network)):
         others = [name for name in names if name != layer]
-        tflite.finish(network.copy(), file, "int8", ranges=ranges, input_dtype="float32", float_layers=others)
-        found = score(open_like(file, card), pairs, reference)
+        predictor, _ = maker.make("one_layer", "int8", others, input_dtype="float32")
+        found = score(predictor, pairs, reference)
         costs.append(Cost(layer, reference.mean_iou - found.mean_iou, found.relative_rms_error))
     # By the change of the scores where the mean IoU says nothing: a thousandth is within the noise of so few images.
     return sorted(costs, key=lambda cost: (-max(0.0, round(cost.mean_iou_drop, 3)), -cost.relative_rms_error))
+
+
+def table(costs):
+    """(headings, rows) of text, a row for each layer, the dearest first."""
+    rows = [(cost.layer, f"{cost.mean_iou_drop:+.4f}", f"{cost.relative_rms_error:.4f}") for cost in costs]
+    return ("layer alone in 8 bits", "lost", "change of the scores (rms)"), rows

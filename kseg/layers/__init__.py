@@ -5,9 +5,12 @@ from kseg.layers.preprocess import Preprocess
 from kseg.layers.quantisation import (
     QUANTIZED,
     FakeQuantize,
+    QuantizedAdd,
     QuantizedConv2D,
     QuantizedConv2DTranspose,
     QuantizedDepthwiseConv2D,
+    RoundedImage,
+    RoundToStep,
 )
 from kseg.layers.sizes import CropLike, DoubleSize, PadToStride
 
@@ -19,7 +22,10 @@ __all__ = [
     "FakeQuantize",
     "PadToStride",
     "Preprocess",
+    "QuantizedAdd",
     "QuantizedConv2D",
     "QuantizedConv2DTranspose",
     "QuantizedDepthwiseConv2D",
+    "RoundToStep",
+    "RoundedImage",
 ]

@@ -126,12 +126,12 @@ def fold_preprocessing(graph):
             convolution.replace(_changed(convolution.operation), [kernel.astype(np.float32), *bias])
         if offset.any():
             step.args, step.kwargs = (step.inputs[0],), {}
-            step.replace(_Subtract(offset, name=step.name))
+            step.replace(Subtract(offset, name=step.name))
         elif len(step.inputs) == 1:
             graph.remove(step)
 
 
-class _Subtract(keras.Layer):
+class Subtract(keras.Layer):
     """float32 [B, H, W, C] - [C]."""
 
     def __init__(self, offset, **kwargs):

@@ -1,28 +1,22 @@
-"""A float Network in 8 bits: what every tensor's numbers stand for, and which operators compute in integers.
-
-real = scale (stored - zero point). Weights: one scale a channel, symmetric, -127..127. Activations: one scale a tensor,
-8 bits with a zero point or 16 bits without; biases 32 or 64 bits (TFLite's specification of 8-bit quantisation,
-https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec).
-"""
-
-from dataclasses import dataclass
+"""A float Network in 8 bits: which operators compute in integers, and how they are written."""
 
 import numpy as np
 
 from kseg.export.tflite.flatbuffer import Operator, schema
+from kseg.export.tflite.scales import (
+    CHANNEL_AXIS,
+    FIXED,
+    POOLS,
+    SAME_SCALE,
+    Numbers,
+    activations,
+    bias_of,
+    filter_scales,
+    is_float,
+    scales,
+)
 from kseg.export.tflite.structure import FILTERS, layer_of
 
-_POOLS = ("MAX_POOL_2D", "AVERAGE_POOL_2D")
-_MOVES = ("RESHAPE", "TRANSPOSE", "PAD", "MIRROR_PAD", "STRIDED_SLICE", "SLICE", "SQUEEZE", "EXPAND_DIMS", "GATHER")
-_SPACES = ("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE")
-# Their output has the scale of their input: they pick, move or average values.
-SAME_SCALE = {*_POOLS, *_MOVES, *_SPACES, "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
-# Their output's scale is prescribed: (scale, zero point) in 8 bits, scale in 16 bits.
-FIXED = {
-    "SOFTMAX": ((1 / 256, -128), 1 / 32768),
-    "LOGISTIC": ((1 / 256, -128), 1 / 32768),
-    "TANH": ((1 / 128, 0), 1 / 32768),
-}
 _FREE = {*FILTERS, "ADD", "SUB", "MUL", "MEAN", "RELU", "RELU6", "LEAKY_RELU", "HARD_SWISH"}
 INTEGER = {*SAME_SCALE, *FIXED, *_FREE, "CONCATENATION", "ARG_MAX"}
 # The first version of each operator that takes integers of 8 and of 16 bits
@@ -32,7 +26,7 @@ _VERSIONS = {
     "DEPTHWISE_CONV_2D": (3, 5),
     "FULLY_CONNECTED": (4, 7),
     "TRANSPOSE_CONV": (2, 2),
-    **dict.fromkeys((*_POOLS, "ADD", "CONCATENATION", "PAD", "MIRROR_PAD", "SOFTMAX", "LOGISTIC", "TANH"), (2, 3)),
+    **dict.fromkeys((*POOLS, "ADD", "CONCATENATION", "PAD", "MIRROR_PAD", "SOFTMAX", "LOGISTIC", "TANH"), (2, 3)),
     **dict.fromkeys(("MEAN", "RELU", "RELU6"), (2, 3)),
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "MUL", "SLICE"), (2, 4)),
     "SUB": (2, 5),
@@ -42,40 +36,6 @@ _VERSIONS = {
     "LEAKY_RELU": (1, 2),
     "HARD_SWISH": (1, None),
 }
-CHANNEL_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
-# A concatenation gives all its parts one scale. A part that would use less than this share of it is requantised
-# instead, so that its own operators keep the finer scale.
-_LEAST_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What an activation's stored numbers stand for."""
-
-    scale: float
-    zero_point: int
-    dtype: str
-
-    @classmethod
-    def covering(cls, low, high, dtype):
-        """The finest numbers that reach from low to high and hold zero exactly."""
-        low, high = min(float(low), 0.0), max(float(high), 0.0)
-        if dtype == "int16":
-            return cls(float(np.float32(max(-low, high) / 32767)) or 1.0, 0, dtype)
-        scale = float(np.float32((high - low) / 255)) or 1.0
-        return cls(scale, int(np.clip(np.rint(-128 - low / scale), -128, 127)), dtype)
-
-    def parameters(self):
-        """As the file holds them."""
-        return schema.QuantizationParametersT(scale=[self.scale], zeroPoint=[self.zero_point])
-
-    def store(self, values):
-        """Real values -> stored numbers."""
-        limits = np.iinfo(self.dtype)
-        return np.clip(np.rint(values / self.scale) + self.zero_point, limits.min, limits.max).astype(self.dtype)
-
-
-_PIXELS = Numbers(1.0, -128, "int8")
 
 
 def quantise(network, ranges, *, bits=8, input_dtype="uint8", float_layers=(), fixed=()):
@@ -91,8 +51,8 @@ def quantise(network, ranges, *, bits=8, input_dtype="uint8", float_layers=(), f
     """
     dtype = {8: "int8", 16: "int16"}[bits]
     integer = [op for op in network.operators if _can(network, op, bits) and _name(network, op) not in float_layers]
-    groups = _scales(network, integer, ranges, dtype, set(fixed))
-    _Rewriting(network, integer, groups, dtype).run(input_dtype)
+    numbers = scales(network, integer, ranges, dtype, set(fixed))
+    _Rewriting(network, integer, numbers, dtype).run(input_dtype)
 
 
 def layer_names(network):
@@ -111,87 +71,12 @@ def _name(network, operator):
 
 
 def _can(network, operator, bits):
-    if operator.name not in INTEGER or not _activations(network, operator):
+    if operator.name not in INTEGER or not activations(network, operator):
         return False
     if bits == 16 and (operator.name not in _VERSIONS or _VERSIONS[operator.name][1] is None):
         return False
     # A filter that is computed, and grouped convolutions in int16, are for float.
     return operator.name not in FILTERS or operator.inputs[FILTERS[operator.name][0]] in network.constants
-
-
-def _is_float(network, index):
-    return index >= 0 and network.tensors[index].type == schema.TensorType.FLOAT32
-
-
-def _activations(network, operator):
-    return [i for i in operator.inputs if _is_float(network, i) and i not in network.constants]
-
-
-def _scales(network, integer, ranges, dtype, fixed):
-    """{index: Numbers} for the activations; those that must share a scale do."""
-    groups = _Groups(ranges, fixed)
-    if dtype == "int8":
-        (image,) = network.inputs.values()
-        groups.prescribe(image, _PIXELS)
-    for operator in integer:
-        if operator.name in SAME_SCALE:
-            groups.join(_activations(network, operator)[0], operator.outputs[0])
-        elif operator.name in FIXED:
-            eight, sixteen = FIXED[operator.name]
-            numbers = Numbers(*eight, dtype) if dtype == "int8" else Numbers(sixteen, 0, dtype)
-            groups.prescribe(operator.outputs[0], numbers)
-    for operator in integer:
-        if operator.name == "CONCATENATION":
-            groups.join_parts(_activations(network, operator), operator.outputs[0])
-    return {index: groups.numbers(index, dtype) for index in ranges}
-
-
-class _Groups:
-    """Which tensors share their scale (a disjoint-set forest), and what each group must reach."""
-
-    def __init__(self, ranges, fixed):
-        self._ranges, self._fixed = ranges, fixed
-        self._parent = {index: index for index in ranges}
-        self._prescribed = {}
-
-    def _root(self, index):
-        while self._parent[index] != index:
-            index = self._parent[index]
-        return index
-
-    def join(self, first, second):
-        first, second = self._root(first), self._root(second)
-        if first != second:
-            self._parent[second] = first
-            if second in self._prescribed:
-                self._prescribed.setdefault(first, self._prescribed.pop(second))
-
-    def prescribe(self, index, numbers):
-        self._prescribed[self._root(index)] = numbers
-
-    def join_parts(self, parts, whole):
-        """A concatenation: the parts that would use most of the whole's scale share it."""
-        low, high = self.range_of(whole)
-        for part in parts:
-            least, greatest = self.range_of(part)
-            free = not (self._is_fixed(part) or self._is_fixed(whole))
-            if free and greatest - least >= _LEAST_SHARE * (high - low):
-                self.join(whole, part)
-
-    def _is_fixed(self, index):
-        root = self._root(index)
-        return root in self._prescribed or any(self._root(one) == root for one in self._fixed)
-
-    def range_of(self, index):
-        root = self._root(index)
-        members = [one for one in self._ranges if self._root(one) == root]
-        members = [one for one in members if one in self._fixed] or members
-        lows, highs = zip(*(self._ranges[one] for one in members), strict=True)
-        return min(*lows, 0.0), max(*highs, 0.0)
-
-    def numbers(self, index, dtype):
-        prescribed = self._prescribed.get(self._root(index))
-        return prescribed or Numbers.covering(*self.range_of(index), dtype)
 
 
 class _Rewriting:
@@ -201,8 +86,8 @@ class _Rewriting:
         self._network, self._numbers, self._dtype = network, numbers, dtype
         self._integer = set(map(id, integer))
         # Asked before anything changes: the outputs' types do, on the way.
-        self._given = {id(op): _activations(network, op) for op in network.operators}
-        self._made = {id(op): [i for i in op.outputs if _is_float(network, i)] for op in network.operators}
+        self._given = {id(op): activations(network, op) for op in network.operators}
+        self._made = {id(op): [i for i in op.outputs if is_float(network, i)] for op in network.operators}
         self._forms = {}  # (index in the float network, Numbers or None for float) -> index of the tensor
         self._operators = []
 
@@ -268,13 +153,13 @@ class _Rewriting:
 
     def _to_integer(self, operator):
         network, numbers = self._network, self._numbers
-        activations, outputs = self._given[id(operator)], self._made[id(operator)]
-        wanted = {index: numbers[index] for index in activations}
+        taken, outputs = self._given[id(operator)], self._made[id(operator)]
+        wanted = {index: numbers[index] for index in taken}
         if operator.name in SAME_SCALE or operator.name == "CONCATENATION":  # every part in the scale of the whole
-            wanted = dict.fromkeys(activations, numbers[outputs[0]])
+            wanted = dict.fromkeys(taken, numbers[outputs[0]])
         given = {index: self._form(index, numbers_) for index, numbers_ in wanted.items()}
         if operator.name in FILTERS:
-            self._quantise_filter(operator, wanted[activations[0]])
+            self._quantise_filter(operator, wanted[taken[0]])
         else:
             self._quantise_operands(operator)
         operator.inputs = [given.get(index, index) for index in operator.inputs]
@@ -303,7 +188,7 @@ class _Rewriting:
         """Constants that are added or multiplied."""
         network = self._network
         for place, index in enumerate(operator.inputs):
-            if _is_float(network, index) and index in network.constants:
+            if is_float(network, index) and index in network.constants:
                 array = network.constants[index]
                 held = Numbers.covering(array.min(), array.max(), self._dtype)
                 operator.inputs[place] = network.add_tensor(
@@ -315,20 +200,16 @@ class _Rewriting:
         filter_place, bias_place = FILTERS[operator.name]
         index = operator.inputs[filter_place]
         name, array, axis = network.tensors[index].name, network.constants[index], CHANNEL_AXIS[operator.name]
-        bias = None
-        if len(operator.inputs) > bias_place and operator.inputs[bias_place] >= 0:
-            bias = network.constants[operator.inputs[bias_place]]
-        scales = weight_scales(array, axis)
-        if bias is not None:
-            limit = 2.0**30 if self._dtype == "int8" else 2.0**46  # a bias beyond it would not fit
-            scales = np.maximum(scales, (np.abs(bias) / (given.scale * limit)).astype(np.float32))
+        bias = bias_of(network, operator)
+        scales = filter_scales(network, operator, given)
         operator.inputs[filter_place] = network.add_tensor(
             name, array.shape, "int8", store_weights(array, scales, axis), per_channel(scales, axis)
         )
         if bias is not None:
             scales = (np.float32(given.scale) * scales).astype(np.float32)
             dtype = "int32" if self._dtype == "int8" else "int64"
-            stored = np.rint(bias.astype(np.float64) / scales).astype(dtype)
+            # In 8 bits like kseg.layers.quantisation, to the last bit.
+            stored = np.rint(bias / scales if dtype == "int32" else bias.astype(np.float64) / scales).astype(dtype)
             name = network.tensors[operator.inputs[bias_place]].name
             operator.inputs[bias_place] = network.add_tensor(name, stored.shape, dtype, stored, per_channel(scales, 0))
 
@@ -336,13 +217,6 @@ class _Rewriting:
 def schema_type(dtype):
     """The schema's number of a dtype."""
     return getattr(schema.TensorType, dtype.upper())
-
-
-def weight_scales(array, axis):
-    """float32 [channels]: the scale of each channel of a filter, so that its largest weight is stored as 127."""
-    others = tuple(one for one in range(array.ndim) if one != axis)
-    largest = np.maximum(array.max(others), -array.min(others)).astype(np.float32)  # no copy, unlike abs()
-    return np.where(largest > 0, largest / np.float32(127), np.float32(1.0)).astype(np.float32)
 
 
 def store_weights(array, scales, axis):

@@ -3,7 +3,8 @@
 import numpy as np
 
 from kseg.export.tflite.flatbuffer import Operator
-from kseg.export.tflite.quantise import CHANNEL_AXIS, per_channel, store_weights, weight_scales
+from kseg.export.tflite.quantise import per_channel, store_weights
+from kseg.export.tflite.scales import CHANNEL_AXIS, weight_scales
 from kseg.export.tflite.structure import FILTERS
 
 # The versions in which they take float activations and 8-bit filters with one scale a channel
