@@ -53,6 +53,11 @@ def mobilenet_v2(images, alpha=1.0):
         alpha: multiplies the channels.
     Returns:
         {2, 4, 8, 16: expanded features before each downsampling, 32: the last map}.
+    Departs from keras.applications: its momentum of 0.999 wants ten thousand steps before the moving statistics are
+    those of the images; here it is 0.99, Keras's default.
     """
     network = keras.applications.MobileNetV2(input_tensor=images, include_top=False, weights=None, alpha=alpha)
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.99
     return {stride: network.get_layer(name).output for stride, name in _MOBILENET_V2_FEATURES.items()}

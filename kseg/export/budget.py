@@ -202,7 +202,7 @@ def _nothing_found(found, max_drop, refused):
     return (
         f"no quantised file loses at most {max_drop} of mean IoU {found.mean_iou:.4f}: the best, {least.name}, loses "
         f"{least.mean_iou_drop:.4g} at {least.size_mb:.3f} MB. Allow more (--max-miou-drop), give more images to "
-        f"calibrate with, or fine-tune for 8 bits (kseg.lowering.quantization_aware)"
+        f"calibrate with, or fine-tune for 8 bits (tools/train.py --set quantization_aware=true)"
     )
 
 

@@ -6,6 +6,7 @@ import keras
 
 from kseg import applications, losses
 from kseg.errors import InputError
+from kseg.lowering import quantization_aware
 
 NETWORKS = {name: getattr(applications, name) for name in ("FCN32s", "FCN16s", "FCN8s", "UNet")}
 
@@ -22,6 +23,7 @@ LOSSES = {
 _NETWORK_FIELDS = (
     "backbone",
     "backbone_weights",
+    "alpha",
     "fc_units",
     "filters",
     "depth",
@@ -43,12 +45,16 @@ def build_network(recipe, classes):
     unknown = set(options) - set(inspect.signature(builder).parameters)
     if unknown:
         raise InputError(f"{recipe.model} has no option {', '.join(sorted(unknown))}; set it to none in the recipe")
+    if recipe.quantization_aware and not recipe.weights:
+        raise InputError("`quantization_aware` fine-tunes a trained network: say which one (--set weights=best.keras)")
     try:
         network = builder(input_shape=(None, None, 3), classes=classes, **options)
     except InputError:
         raise
     except ValueError as error:  # a builder's own rule, such as an unknown backbone: the user chose the value
         raise InputError(f"{recipe.model}: {error}") from error
+    if recipe.quantization_aware:
+        network = quantization_aware(network)
     for layer in network.layers:
         if layer.name.startswith(recipe.frozen):
             layer.trainable = False

@@ -20,7 +20,9 @@ class Recipe:
         model: name of a builder in kseg.applications.
         backbone: U-Net's pre-trained encoder, "vgg16" or "mobilenet_v2".
         backbone_weights: "imagenet", or the path of a file with the backbone's weights.
+        alpha: multiplies the channels of the backbone.
         weights: path of a trained network to start from; layers that match by name and shape are copied.
+        quantization_aware: fine-tune the network of `weights` for 8 bits (kseg.lowering.quantization_aware).
         frozen: beginnings of the names of layers that are not trained, such as "block1".
         fc_units: FCN: channels of fc6 and fc7.
         filters: U-Net: channels at full resolution.
@@ -51,7 +53,9 @@ class Recipe:
     model: str
     backbone: str | None = None
     backbone_weights: str | None = None
+    alpha: float | None = None
     weights: str | None = None
+    quantization_aware: bool = False
     frozen: tuple[str, ...] = ()
     fc_units: int | None = None
     filters: int | None = None
@@ -127,6 +131,28 @@ def nuclei_unet():
     )
 
 
+def nuclei_unet_mobilenet():
+    """Cell nuclei, a U-Net on a narrow MobileNetV2 from scratch: the small network for a phone.
+
+    `tools/train.py nuclei_unet_mobilenet --data nuclei --out runs/nuclei`: 0.882 mean IoU on the 20 bundled images
+    kept back, after about 15 minutes of processor time. Until the learning rate is low, that score jumps from one validation
+    to the next (0.36, 0.86, 0.87, 0.68, 0.88), while the loss falls steadily.
+    """
+    return replace(
+        nuclei_unet(),
+        backbone="mobilenet_v2",
+        alpha=0.35,
+        filters=4,
+        depth=None,
+        batch_normalization=True,
+        epochs=50,
+        repeats=8,
+        learning_rate=2e-3,
+        warmup_steps=50,
+        validate_every=5,
+    )
+
+
 def membranes_unet():
     """Neuronal membranes in electron microscopy (ISBI 2012), U-Net from scratch (Ronneberger et al. 2015)."""
     return Recipe(
@@ -182,7 +208,8 @@ def camvid_unet_mobilenet():
     )
 
 
-RECIPES = {recipe.__name__: recipe for recipe in (nuclei_unet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet)}
+_ALL = (nuclei_unet, nuclei_unet_mobilenet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet)
+RECIPES = {recipe.__name__: recipe for recipe in _ALL}
 
 
 def find_recipe(name):

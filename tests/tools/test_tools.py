@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tooling import TOOLS, tool
+from tooling import TINY, TOOLS, tool
 
 from kseg.training import read_history
 
@@ -67,6 +67,21 @@ def test_exported_files_score_like_keras(tiny_run, tiny_data, tmp_path, form, pr
     ours = json.loads((tiny_run / "scores.json").read_text())["mean_iou"]
     tolerance = 1e-4 if precision == "float32" else 0.03
     assert json.loads(scores.read_text())["mean_iou"] == pytest.approx(ours, abs=tolerance)
+
+
+def test_a_network_fine_tuned_for_8_bits_gives_its_files_numbers(tiny_run, tiny_data, tmp_path, fails):
+    run = tmp_path / "aware"
+    settings = [*TINY, "--set", "quantization_aware=true", "--set", "learning_rate=1e-4"]
+    assert "--set weights=best.keras" in fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, *settings)
+    arguments = ["nuclei_unet", "--data", tiny_data, "--out", run, *settings, "--set"]
+    assert tool("train")([*map(str, arguments), f"weights={tiny_run / 'best.keras'}"]) == 0
+    arguments = [run / "best.keras", "--out", tmp_path, "--name", "net", "--format", "tflite", "--precision", "int8"]
+    arguments += ["--calibrate", tiny_data, "--verify", tiny_data]
+    assert tool("export")([str(a) for a in arguments]) == 0
+    card = json.loads((tmp_path / "net.tflite.json").read_text())
+    assert card["conversion"]["trained_ranges"] > 10
+    assert card["parity"]["max_abs_error"] == 0
+    assert card["parity"]["mean_iou_keras"] > 0.8
 
 
 def test_check_tells_what_delegates_refuse(tiny_run, tiny_data, tmp_path, capsys):
