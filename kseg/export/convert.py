@@ -189,7 +189,7 @@ def _convert(model, lowered, labels, file, request, calibration):
         properties = {"labels": json.dumps(labels.to_dict()), "network": network.name, "kseg": kseg.__version__}
         images = calibration.images if calibration else None
         files = onnx.write_onnx(network, file, request.precision, properties, output=kind, calibration=images)
-        told = {"converter": "structure"}
+        told = {"converter": "structure", "opset": onnx.OPSET}
     seconds = time.perf_counter() - start
     card = Card(
         file=file.name,
