@@ -171,9 +171,13 @@ def test_the_card_remembers_the_calibration(tmp_path):
     assert _export(tmp_path / "d.tflite").calibration is None
 
 
-@pytest.mark.parametrize("scale", [1 / 255, 0.05])
-def test_calibration_on_the_wrong_range(older, scale):
-    images = [image * scale for image in _calibration()]
+@pytest.mark.parametrize(
+    "changed",
+    [lambda image: image / 255, lambda image: image / 127.5 - 1, lambda image: 127.5 + 0.01 * (image - 127.5)],
+    ids=["0 to 1", "-1 to 1", "all grey"],
+)
+def test_calibration_on_the_wrong_range(older, changed):
+    images = [changed(image) for image in _calibration()]
     with pytest.raises((InputError, ParityError), match=r"pixels are wanted in 0\.\.255|differs from the Keras model"):
         _export(older / "net.tflite", precision="int8", calibration=images)
 
@@ -283,7 +287,6 @@ def test_planted_fault(older, kind, precision, fault, monkeypatch):
         _export(older / f"net.{kind}", precision=precision, calibration=calibration)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 def _open_batch(network, path):
     # Honest in all but the size of the batch, which kills every delegate.
     free = keras.Model(image := keras.Input((*SIZE, 3)), network(image))
@@ -320,6 +323,7 @@ def test_a_converter_that_writes_what_phones_cannot_run(older, monkeypatch, writ
         _export(older / "net.tflite")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_of_a_diverged_training(older, value):
     network = _network()
     network.weights[0].assign(np.full(network.weights[0].shape, value))
