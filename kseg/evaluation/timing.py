@@ -45,8 +45,8 @@ def alone(tell, path, threads, size_px):
 def together(tell, paths, threads, size_px, runs, warmup, seconds):
     """Run several files in turn, one run of each in a round.
 
-    Whatever else the machine does then falls on all of them alike. Each round begins with another file, and every
-    other one goes backwards, so that no file always follows the same other one.
+    Whatever else the machine does then falls on all of them alike. Every second round goes backwards, and every second
+    begins with another file, so that no file always follows the same other one.
 
     Returns:
         list of rounds, each a list of milliseconds in the order of `paths`.
@@ -61,7 +61,7 @@ def together(tell, paths, threads, size_px, runs, warmup, seconds):
             break
         tell(f"round {len(rounds) + 1} of {runs}")
         milliseconds = [0.0] * len(runners)
-        order = [(place + len(rounds)) % len(runners) for place in range(len(runners))]
+        order = [(place + len(rounds) // 2) % len(runners) for place in range(len(runners))]
         for place in order[:: -1 if len(rounds) % 2 else 1]:
             begin = time.perf_counter()
             runners[place].run()

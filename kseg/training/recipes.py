@@ -135,8 +135,8 @@ def nuclei_unet_mobilenet():
     """Cell nuclei, a U-Net on a narrow MobileNetV2 from scratch: the small network for a phone.
 
     `tools/train.py nuclei_unet_mobilenet --data nuclei --out runs/nuclei`: 0.882 mean IoU on the 20 bundled images
-    kept back, after about 15 minutes of processor time. Until the learning rate is low, that score jumps from one validation
-    to the next (0.36, 0.86, 0.87, 0.68, 0.88), while the loss falls steadily.
+    kept back, after about 15 minutes of processor time. Until the learning rate is low, that score jumps from one
+    validation to the next (0.36, 0.86, 0.87, 0.68, 0.88), while the loss on the training crops falls.
     """
     return replace(
         nuclei_unet(),

@@ -97,6 +97,12 @@ def test_skips_of_a_backbone(backbone, skips):
     assert found == skips
 
 
+def test_the_moving_statistics_of_a_backbone_settle_in_a_short_training():
+    model = UNet(backbone="mobilenet_v2", filters=2, alpha=0.1, batch_normalization=True)
+    momenta = {layer.momentum for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
+    assert momenta == {0.99}  # keras.applications has 0.999
+
+
 def test_without_top():
     assert UNet(include_top=False, **SMALL)(np.zeros((1, 5, 6, 3))).shape == (1, 8, 8, 4)
 

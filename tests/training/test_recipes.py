@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from kseg.errors import InputError
+from kseg.training.build import build_network
 from kseg.training.recipes import RECIPES, Recipe, change, find_recipe, recipe_from_json, recipe_to_json
 
 
@@ -52,5 +53,12 @@ def test_a_bad_setting_is_told_with_the_rule(setting, message):
 
 
 def test_an_unknown_recipe_lists_those_that_exist():
-    with pytest.raises(InputError, match="nuclei_unet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet"):
+    with pytest.raises(
+        InputError, match="nuclei_unet, nuclei_unet_mobilenet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet"
+    ):
         find_recipe("nuclei")
+
+
+def test_alpha_narrows_the_backbone():
+    network = build_network(find_recipe("nuclei_unet_mobilenet"), classes=2)
+    assert network.get_layer("Conv1").filters == 16  # 32 with alpha 1
