@@ -4,8 +4,10 @@ import argparse
 import functools
 import json
 import os
+import signal
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 from kseg.errors import CheckError, InputError
@@ -15,8 +17,8 @@ from kseg.files import replacing
 def command(main):
     """Turn `main(argv)` into a tool: returns an exit code, and a user's mistake is one line on stderr.
 
-    0: success. 1: the result did not pass a check. 2: a mistake in what was given. 130: interrupted. Any other
-    exception is a fault of kseg and keeps its traceback.
+    0: success. 1: the result did not pass a check. 2: a mistake in what was given. 130: interrupted, by Ctrl-C or
+    SIGTERM; temporary files are taken away. Any other exception is a fault of kseg and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -24,6 +26,8 @@ def command(main):
         # Before TensorFlow is imported: its start-up notes would bury what the tool says.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return main(argv) or 0
         except (InputError, ImportError, PermissionError) as error:

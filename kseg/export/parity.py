@@ -9,7 +9,7 @@ from kseg.export.errors import ParityError
 from kseg.lowering import is_quantization_aware
 from kseg.lowering.lower import like_input
 from kseg.metrics import confusion_matrix, scores
-from kseg.runtime.resize import resize, resized_argmax
+from kseg.runtime.resize import resize, resize_nearest, resized_argmax
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,11 @@ def check_parity(network, predictor, verification, data=""):
         ParityError: a difference is outside TOLERANCES[precision], or not a number.
     """
     card = predictor.card
-    comparison, truth = Comparison(), _Truth(card.labels)
+    comparison, truth = Comparison(), _Truth(card.labels, card.output["kind"])
     for image, label in verification:
         pixels = resize(np.asarray(image), predictor.size_px or np.shape(image)[:2])
+        if card.input["dtype"] == "uint8":  # the rounding of a resized image is no fault of the file
+            pixels = np.clip(np.rint(np.asarray(pixels, np.float32)), 0, 255)
         by_keras, by_file = _keras_scores(network, pixels, len(card.labels)), predictor.at_size(pixels)
         comparison.add(by_keras, by_file)
         truth.add(label, by_keras, by_file)
@@ -174,11 +176,16 @@ def _keras_scores(model, pixels, classes=None):
     return scores.astype(np.float32)
 
 
+def _labels_at(scores, size_px):
+    return resize_nearest(scores.argmax(-1), size_px)
+
+
 class _Truth:
     """Confusion of both with the labels, as long as those are labels of this set."""
 
-    def __init__(self, labels):
+    def __init__(self, labels, kind):
         self._labels = labels
+        self._classes_at = _labels_at if kind == "labels" else resized_argmax  # as kseg.runtime does
         self._fits = True
         self._confusions = np.zeros((2, len(labels), len(labels)), np.int64)
 
@@ -191,7 +198,7 @@ class _Truth:
         self._fits = bool(((label >= 0) & (label < classes) | (label == ignore)).all())
         if self._fits:
             for confusion, small in zip(self._confusions, two_scores, strict=True):
-                confusion += confusion_matrix(label, resized_argmax(small, label.shape), classes, ignore)
+                confusion += confusion_matrix(label, self._classes_at(small, label.shape), classes, ignore)
 
     def mean_ious(self):
         """(mean IoU of Keras, mean IoU of the file), or (None, None) where it has no meaning."""

@@ -18,6 +18,7 @@ from kseg.errors import InputError
 from kseg.export import ConversionError, ParityError, export, inspect
 from kseg.export.tflite.metadata import read_metadata
 from kseg.labels import LabelSet
+from kseg.metrics import confusion_matrix, scores
 from kseg.runtime.card import sha256_of
 from kseg.runtime.chatter import muted
 
@@ -153,6 +154,16 @@ def test_other_forms(tmp_path, kind, options):
     pixels = next(iter(_pairs(1, SIZE, seed=3)))[0]
     expected = np.asarray(network(pixels[None].astype(np.float32)))[0].argmax(-1)
     assert (predictor.indices(pixels[None])[0] == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize("output", ["logits", "labels"])
+def test_the_cards_mean_iou_is_what_the_file_scores(tmp_path, output):
+    path = tmp_path / "net.tflite"
+    card = _export(path, precision="int8", output=output, calibration=_calibration())
+    predictor, confusion = runtime.load(path), np.zeros((4, 4), np.int64)
+    for image, label in _pairs():
+        confusion += confusion_matrix(label, predictor.indices(image[None])[0], 4, 255)
+    assert card.parity["mean_iou_file"] == pytest.approx(scores(confusion)["mean_iou"], abs=1e-12)
 
 
 def test_an_image_may_not_both_calibrate_and_verify(older):
