@@ -23,7 +23,8 @@ def tflite_operators(tell, path, threads, size_px, runs, seconds):
     """Time each operator of a .tflite file in a file of its own, with the values that it meets in the whole network.
 
     LiteRT's Python interpreter has no profiler. What a delegate gains by running operators together is missing, and
-    each operator finds its input warm in the cache: the sum is near the whole's time, not equal to it.
+    each operator finds its input warm in the cache: the sum is near the whole's time, not equal to it. Sizes that the
+    network computes while it runs are constants here, so that a delegate may take what it leaves out of the whole.
 
     Args:
         tell: called with a line about the progress.
