@@ -17,7 +17,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
 }
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "gpu" for package in packages})
-EXTRAS["dev"] = ["pytest", "ruff", "pre-commit"]
+EXTRAS["dev"] = ["pytest", "pytest-xdist", "ruff", "pre-commit"]
 
 
 def _version():

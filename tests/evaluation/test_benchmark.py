@@ -148,7 +148,7 @@ class TestInTurn:
     def test_each_runs_once_a_round_and_the_order_turns(self, log):
         rounds = timing.together(print, ["a", "b", "c"], 1, None, runs=4, warmup=1, seconds=9.0)
         assert np.shape(rounds) == (4, 3)
-        assert "".join(log) == "abc" + "abc" + "acb" + "cab" + "cba"
+        assert "".join(log) == "abc" + "abc" + "cba" + "bca" + "acb"
 
     def test_ends_when_the_time_is_over(self, log):
         assert len(timing.together(print, ["a"], 1, None, runs=99, warmup=0, seconds=0.0)) == timing.LEAST_ROUNDS

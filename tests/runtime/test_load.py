@@ -107,7 +107,7 @@ def test_not_an_exported_file(tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.98])
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.9])
 def test_truncated(copied, kind, keep):
     path = copied / f"small.{kind}"
     content = path.read_bytes()
