@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from kseg.errors import InputError
 from kseg.layers import (
     QUANTIZED,
     CropLike,
@@ -38,8 +39,12 @@ def quantization_aware(model):
         model: functional or sequential keras.Model with one input, RGB in 0..255, and one output; it is left as it is.
     Returns:
         keras.Model with float32 weights of its own, for images of the same sizes.
+    Raises:
+        InputError: the model is such a copy already.
     Reference: Jacob et al. 2018, section 3.
     """
+    if is_quantization_aware(model):
+        raise InputError(f"{model.name}: computes as its 8-bit file will already; go on training it as it is")
     graph = read(model)
     kernels = {step: step.arrays()[0] for step in graph.steps if type(step.operation) in QUANTIZED}
     fold_preprocessing(graph)

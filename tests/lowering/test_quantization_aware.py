@@ -8,6 +8,7 @@ from conftest import MODELS
 from PIL import Image
 
 from kseg import layers
+from kseg.errors import InputError
 from kseg.export.calibration import Calibration
 from kseg.export.tflite import write_tflite
 from kseg.labels import LabelSet
@@ -134,6 +135,12 @@ def test_taken_out_again_nothing_of_it_is_left():
     expected = np.asarray(lower(network, SIZE)(images))
     np.testing.assert_allclose(np.asarray(plain(images)), expected, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_array_equal(np.asarray(rounded(images)), np.asarray(aware(images)))
+
+
+def test_once_is_enough():
+    aware = quantization_aware(_filled(dict(MODELS)["unet"]))
+    with pytest.raises(InputError, match="already; go on training it as it is"):
+        quantization_aware(aware)
 
 
 def test_a_network_trained_in_mixed_precision():
