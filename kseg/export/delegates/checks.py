@@ -55,6 +55,8 @@ def weights(operator):
 
 
 def among(operators):
+    """Operators of these names."""
+
     def check(operator):
         if operator.name in operators:
             return None
@@ -64,6 +66,8 @@ def among(operators):
 
 
 def up_to(versions):
+    """{name: the latest version that is taken}."""
+
     def check(operator):
         most = versions.get(operator.name, operator.version)
         return f"version {operator.version}; it takes versions up to {most}" if operator.version > most else None
@@ -72,6 +76,8 @@ def up_to(versions):
 
 
 def types(*dtypes):
+    """Activations of these types."""
+
     def check(operator):
         other = next((tensor.dtype for tensor in activations(operator) if tensor.dtype not in dtypes), None)
         return f"works on {other}; it takes {', '.join(dtypes)}" if other else None
@@ -80,6 +86,8 @@ def types(*dtypes):
 
 
 def fused(*allowed):
+    """Fused activations of these names."""
+
     def check(operator):
         number = operator.option("FusedActivationFunction")
         name = _FUSED[number] if 0 <= number < len(_FUSED) else str(number)
@@ -89,6 +97,8 @@ def fused(*allowed):
 
 
 def rank(least, most):
+    """Activations of so many dimensions."""
+
     def check(operator):
         found = next((len(t.shape) for t in activations(operator) if not least <= len(t.shape) <= most), None)
         return None if found is None else f"a tensor of {found} dimensions; it takes {least} to {most}"
@@ -97,6 +107,8 @@ def rank(least, most):
 
 
 def inputs(least, most):
+    """So many inputs."""
+
     def check(operator):
         count = len(operator.inputs)
         return None if least <= count <= most else f"{count} inputs; it takes {least} to {most}"
@@ -116,25 +128,30 @@ def ratio(least, most, of):
 
 
 def settled_parameters(operator):
+    """Shapes, sizes, paddings and axes are constants."""
     moving = any(t and not t.constant for t in map(operator.input, PARAMETERS.get(operator.name, ())))
     return "a shape or size computed while running" if moving else None
 
 
 def settled_weights(operator):
+    """Filter and bias are constants."""
     moving = any(tensor and not tensor.static for tensor in map(operator.input, WEIGHTS.get(operator.name, ())))
     return "weights computed while running" if moving else None
 
 
 def with_bias(operator):
+    """A bias is there."""
     return None if operator.input(2) else "no bias"
 
 
 def one_type(operator):
+    """All activations have the same type."""
     found = {tensor.dtype for tensor in activations(operator)}
     return f"mixes {' and '.join(sorted(found))}" if len(found) > 1 else None
 
 
 def no_hybrid(operator):
+    """No 8-bit weights on float activations."""
     kernel = operator.input(WEIGHTS[operator.name][0])
     works_on = {tensor.dtype for tensor in activations(operator)}
     eight_bits = kernel is not None and kernel.dtype in ("int8", "uint8")
@@ -142,6 +159,7 @@ def no_hybrid(operator):
 
 
 def one_scale(operator):
+    """Scale and zero point stay as they are."""
     found = {(tensor.scale, tensor.zero_point) for tensor in activations(operator)}
     return "changes scale or zero point" if len(found) > 1 else None
 
@@ -153,15 +171,18 @@ def unpacks(operator):
 
 
 def plain_softmax(operator):
+    """A softmax without a temperature."""
     beta = operator.option("Beta", 1.0)
     return None if beta == 1.0 else f"beta {beta:g}; it takes 1"
 
 
 def keeps_axes(operator):
+    """A slice of as many dimensions as before."""
     masks = ("EllipsisMask", "NewAxisMask", "ShrinkAxisMask")
     return "adds or drops an axis" if any(map(operator.option, masks)) else None
 
 
 def unit_strides(operator):
+    """A slice without gaps."""
     strides = operator.input(3).values if operator.input(3) else None
     return None if strides and set(strides) == {1} else "a stride other than 1"
