@@ -160,3 +160,18 @@ def test_dilation_groups_and_other_activations(tmp_path):
     for precision in LIMITS:
         _written(tmp_path / "net.tflite", network, precision)
         assert _compare(expected, run(tmp_path / "net.tflite", picture))[0] <= LIMITS[precision][0], precision
+
+
+def test_weights_too_large_for_their_output(tmp_path):
+    """XNNPACK ends the process where input scale x weight scale / output scale reaches 256."""
+    image = keras.Input((*SIZE, 3))
+    x = keras.layers.Conv2D(3, 1, activation="relu", name="first")(image)
+    network = keras.Model(image, keras.layers.Conv2D(2, 1, name="second")(x))
+    kernel = np.zeros((1, 1, 3, 3), np.float32)
+    kernel[0, 0, :, 0] = 1e-4  # the second channel has no weights, the third is never active
+    network.get_layer("first").set_weights([kernel, np.float32([0, 0.01, -5])])
+    kernel = np.float32([[1, -1], [1, 1], [1e5, 1e5]]).reshape(1, 1, 3, 2)
+    network.get_layer("second").set_weights([kernel, np.zeros(2, np.float32)])
+    _written(tmp_path / "net.tflite", network, "int8")
+    (picture,) = pictures(1, seed=1)
+    assert np.isfinite(run(tmp_path / "net.tflite", picture)).all()
