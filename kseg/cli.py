@@ -99,6 +99,16 @@ def check_folder(path):
         raise InputError(f"{path}: its folder does not exist")
 
 
+def check_output(folder, images):
+    """Before long work: raise InputError if files cannot be written to `folder`, which may be missing, or the number
+    of images is not positive."""
+    if images < 1:
+        raise InputError(f"--images must be at least 1. Received: {images}")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"{folder}: cannot be written to: {there} is {'read-only' if there.is_dir() else 'a file'}")
+
+
 def write_json(value, path):
     """Write `value` as JSON in one step.
 

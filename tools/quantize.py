@@ -1,6 +1,5 @@
 """Find the smallest or fastest TFLite file that loses no more mean IoU than you allow."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -35,7 +34,8 @@ def main(argv=None):
     from kseg.export import budget, scoring, sensitivity
 
     budget.check_budget(args.max_miou_drop, args.target)
-    _check_before_the_work(args)
+    cli.check_output(args.out, args.images)
+    need("matplotlib", "plots")
     model, labels = training.load_model(args.model)
     source = data.open_source(args.data, args.splits[1])
     if source.labels.names != labels.names:
@@ -62,15 +62,6 @@ def main(argv=None):
     cli.write_json(tables | {"best": best.name} | found.to_dict(), args.out / "quantized.json")
     print(f"{path}: {best.name}, {path.stat().st_size / 1e6:.3f} MB, loses {best.mean_iou_drop:+.4f} of mean IoU")
     return 0
-
-
-def _check_before_the_work(args):
-    if args.images < 1:
-        raise InputError(f"--images must be at least 1. Received: {args.images}")
-    there = next(path for path in (args.out, *args.out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"{args.out}: cannot be written to: {there} is {'read-only' if there.is_dir() else 'a file'}")
-    need("matplotlib", "plots")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from kseg.errors import CheckError, InputError, need
-from kseg.export.convert import export
+from kseg.errors import CheckError, InputError
+from kseg.export.convert import check_converter, export
 from kseg.export.errors import ExportError, ParityError
 from kseg.export.scoring import Maker, check_pairs, score, score_keras
 from kseg.export.sensitivity import sensitivity
@@ -136,7 +135,7 @@ def search(model, labels, size_px, calibration, pairs, target="size", progress=l
     """
     check_budget(0, target)
     check_pairs(pairs, calibration)
-    _check_converter()
+    check_converter("tflite")
     lowered = lower_with_ranges(model, size_px)
     if lowered.model.output_shape[-1] != len(labels):
         raise InputError(f"{model.name}: has {lowered.model.output_shape[-1]} classes, the label set {len(labels)}")
@@ -204,15 +203,6 @@ def _nothing_found(found, max_drop, refused):
         f"{least.mean_iou_drop:.4g} at {least.size_mb:.3f} MB. Allow more (--max-miou-drop), give more images to "
         f"calibrate with, or fine-tune for 8 bits (tools/train.py --set quantization_aware=true)"
     )
-
-
-def _check_converter():
-    """What would fail in the middle of the work otherwise."""
-    if keras.backend.backend() != "tensorflow":
-        raise InputError(
-            "the converters need Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
-        )
-    need("ai_edge_litert", "tflite")
 
 
 def _try(maker, plans, pairs, reference):

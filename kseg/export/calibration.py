@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class Calibration:
                 f"the calibration images reach up to {greatest:.3g}: pixels are wanted in 0..255, not scaled to 0..1"
             )
 
+    @cached_property
+    def _digests(self):
+        return [digest(image) for image in self.images]
+
     def at_size(self, size_px):
         """Yield float32 [1, H, W, 3], one after the other; with size_px (None, None) each in its own size."""
         for image in self.images:
@@ -40,7 +45,7 @@ class Calibration:
 
     def refuse_shared(self, image):
         """Raise InputError if an image that a file is to be scored with is among those that set its scales."""
-        if digest(image) in set(map(digest, self.images)):
+        if digest(image) in self._digests:
             raise InputError(
                 "an image to verify with is among those for calibration: a file must be judged by images that had no "
                 "part in making it; give another folder or split"
@@ -48,7 +53,7 @@ class Calibration:
 
     def to_dict(self):
         """For the card: {"data", "images", "sha256" of the images' own hashes in order}."""
-        together = hashlib.sha256("".join(map(digest, self.images)).encode()).hexdigest()
+        together = hashlib.sha256("".join(self._digests).encode()).hexdigest()
         return {"data": str(self.data), "images": len(self.images), "sha256": together}
 
 

@@ -98,7 +98,7 @@ def export(
     request = _Request(format, precision, size_px, output, input_dtype, resizable, tuple(float_layers), tuple(skip))
     _check_request(request, path)
     calibration = _checked_calibration(calibration, precision)
-    network = lower(model, size_px, skip=skip, resizable=resizable)
+    network = lower(model, size_px, skip=skip, resizable=resizable, keep_rounding=True)
     classes = network.output_shape[-1]
     if classes != len(labels):
         raise InputError(f"{model.name}: has {classes} classes, the label set {len(labels)}")
@@ -130,10 +130,6 @@ def export(
 
 
 def _check_request(request, path):
-    if keras.backend.backend() != "tensorflow":
-        raise InputError(
-            "the converters need Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
-        )
     if request.format not in PRECISIONS:
         raise InputError(f"`format` must be one of {', '.join(PRECISIONS)}. Received: {request.format}")
     if request.precision not in PRECISIONS[request.format]:
@@ -148,8 +144,21 @@ def _check_request(request, path):
         raise InputError("`float_layers` are for int8 .tflite files")
     if path.suffix != f".{request.format}":
         raise InputError(f"{path}: a {request.format} file must end in .{request.format}")
-    for module in {"tflite": ("ai_edge_litert",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}[request.format]:
-        need(module, request.format)  # before the long work, not after it
+    check_converter(request.format)
+
+
+def check_converter(format):
+    """Raise InputError or ImportError before the long work where it could not be ended.
+
+    Args:
+        format: "tflite" or "onnx".
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            "the converters need Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
+        )
+    for module in {"tflite": ("ai_edge_litert",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}[format]:
+        need(module, format)
 
 
 def _checked_calibration(calibration, precision):

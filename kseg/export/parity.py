@@ -40,7 +40,7 @@ TOLERANCES = {
     "int8": Tolerance(max_abs_error=0.5, relative_rms_error=0.25, argmax_agreement=0.94, mean_iou_drop=0.05),
 }
 # The float32 copy of a model that computes in float16 or bfloat16, which carry 11 and 8 bits through every layer, or
-# that was trained for 8 bits.
+# that rounds to 8 bits, where an enlargement made another way may round single values to the other side.
 REBUILT = Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95)
 
 
@@ -148,7 +148,7 @@ def check_lowered(model, network, image):
 
     Args:
         model: the trained keras.Model as it was given.
-        network: the same, lowered (`kseg.lowering.lower`), giving logits.
+        network: the same, lowered (`kseg.lowering.lower`) with its rounding kept, giving logits.
         image: uint8 or float [H, W, 3] in 0..255 of any size.
     Raises:
         ParityError: they differ, or the model computes what is not a number.

@@ -13,14 +13,14 @@ import keras
 import numpy as np
 from keras import ops
 
-_PER_UNIT = {count: np.float32(1) / np.float32(count) for count in (127, 255)}
+# What a number is divided by, as a factor: compilers make it of a division by a constant, with another last bit.
+PER_UNIT = {count: np.float32(1) / np.float32(count) for count in (127, 255)}
 
 
 def spacing(low, high):
     """(step, zero point) of the 256 numbers that reach from low to high and hold 0, float32; (0, 0) if both are 0."""
     span = ops.cast(high, "float32") - ops.cast(low, "float32")
-    # Compilers turn a division by a constant into this product; with it they change nothing.
-    step = ops.where(span > 0, span * _PER_UNIT[255], 1.0)
+    step = ops.where(span > 0, span * PER_UNIT[255], 1.0)
     zero_point = ops.clip(ops.round(-128.0 - low / step), -128.0, 127.0)
     return ops.where(span > 0, step, 0.0), ops.where(span > 0, zero_point, 0.0)
 
@@ -142,7 +142,7 @@ class RoundedImage(keras.Layer):
         if not any(self.offset):
             return pixels, ops.ones(())
         step, zero_point = spacing(ops.minimum(-max(self.offset), 0.0), 255.0 - min(self.offset))
-        constant = ops.convert_to_tensor(np.float32(max(self.offset)) * _PER_UNIT[255])
+        constant = ops.convert_to_tensor(np.float32(max(self.offset)) * PER_UNIT[255])
         taken = np.asarray(self.offset, np.float32)
         units = _added(pixels, 1.0, -_units(taken, constant), constant, step)
         return _straight_through(pixels - taken, _clipped(units, zero_point) * step), step
@@ -252,7 +252,7 @@ class _QuantizedFilter(_Ranged):
         """(kernel, the same in whole numbers, their scale for each channel)."""
         kernel = ops.convert_to_tensor(self.kernel) * self.kernel_unit
         largest = ops.max(ops.abs(kernel), axis=self._reduced, keepdims=True)
-        scale = ops.stop_gradient(largest * _PER_UNIT[127])
+        scale = ops.stop_gradient(largest * PER_UNIT[127])
         greatest = ops.max(scale)  # for channels of zeros, which need some scale
         scale = ops.where(scale > 0, scale, ops.where(greatest > 0, greatest, 1.0))
         return kernel, ops.stop_gradient(ops.round(kernel / scale)), scale

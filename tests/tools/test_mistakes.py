@@ -139,6 +139,15 @@ def test_check_of_what_is_no_tflite_file(tmp_path, fails, content):
     assert "foreign.tflite: " in fails("export", "--check", path)
 
 
+def test_export_into_a_file_or_with_no_image(tiny_run, tmp_path, fails):
+    taken = tmp_path / "taken"
+    taken.touch()
+    given = ("export", tiny_run / "best.keras", "--format", "tflite", "--out")
+    assert "taken is a file" in fails(*given, taken)
+    assert "--images must be at least 1. Received: 0" in fails(*given, tmp_path / "new", "--images", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_export_without_its_arguments(capsys):
     with pytest.raises(SystemExit) as stop:
         tool("export")(["model.keras"])

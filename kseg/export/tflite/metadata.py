@@ -4,11 +4,9 @@ A buffer of the file, itself a flatbuffer, describes the tensors; the class name
 behind the model.
 """
 
-import io
 import unicodedata
 import zipfile
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -72,28 +70,6 @@ def append_labels(file, labels):
     # a fixed date makes equal exports equal files. Compressed archives are refused by MediaPipe.
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(LABELS_FILE), _label_lines(labels).encode())
-
-
-def add_metadata(content, labels, buffers):
-    """Describe a finished model, instead of whatever it said before; for small files, which it unpacks.
-
-    Args:
-        content: bytes of a .tflite file.
-        labels: LabelSet.
-        buffers: from `metadata_buffers`.
-    Returns:
-        bytes of the file with metadata and labels.
-    """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    model.metadata = [entry for entry in model.metadata or [] if entry.name.decode() not in buffers]
-    for name, data in buffers.items():
-        model.metadata.append(schema.MetadataT(name=name, buffer=len(model.buffers)))
-        model.buffers.append(schema.BufferT(data=np.frombuffer(data, np.uint8)))
-    builder = flatbuffers.Builder(len(content) + 2**16)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    file = io.BytesIO(builder.Output())
-    append_labels(file, labels)
-    return file.getvalue()
 
 
 def read_metadata(path):

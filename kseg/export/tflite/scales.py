@@ -11,6 +11,7 @@ import numpy as np
 
 from kseg.export.tflite.flatbuffer import schema
 from kseg.export.tflite.structure import FILTERS
+from kseg.layers.quantisation import PER_UNIT
 
 POOLS = ("MAX_POOL_2D", "AVERAGE_POOL_2D")
 _MOVES = ("RESHAPE", "TRANSPOSE", "PAD", "MIRROR_PAD", "STRIDED_SLICE", "SLICE", "SQUEEZE", "EXPAND_DIMS", "GATHER")
@@ -24,8 +25,6 @@ FIXED = {
     "TANH": ((1 / 128, 0), 1 / 32768),
 }
 CHANNEL_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
-# The product, not the quotient, as in kseg.layers.quantisation.
-_PER_UNIT = {count: np.float32(1) / np.float32(count) for count in (127, 255)}
 # XNNPACK brings the process down where input scale x weight scale / output scale reaches 256.
 _LARGEST_FACTOR = 250
 # A concatenation gives all its parts one scale. A part that would use less than this share of it is requantised
@@ -48,7 +47,7 @@ class Numbers:
         if dtype == "int16":
             return cls(float(max(-low, high) / np.float32(32767)) or 1.0, 0, dtype)
         # In single precision, like kseg.layers.quantisation: the two must find the same numbers to the last bit.
-        scale = (high - low) * _PER_UNIT[255] or np.float32(1)
+        scale = (high - low) * PER_UNIT[255] or np.float32(1)
         return cls(float(scale), int(np.clip(np.rint(np.float32(-128) - low / scale), -128, 127)), dtype)
 
     def parameters(self):
@@ -192,6 +191,6 @@ def weight_scales(array, axis):
     """float32 [channels]: the scale of each channel of a filter, so that its largest weight is stored as 127."""
     others = tuple(one for one in range(array.ndim) if one != axis)
     largest = np.maximum(array.max(others), -array.min(others)).astype(np.float32)  # no copy, unlike abs()
-    scales = largest * _PER_UNIT[127]
+    scales = largest * PER_UNIT[127]
     # Weights that are all 0 need some scale, one like the others'.
     return np.where(scales > 0, scales, scales.max() or np.float32(1)).astype(np.float32)

@@ -11,7 +11,8 @@ from networks import filled, lowered, pictures, run
 
 from kseg.errors import InputError
 from kseg.export.tflite import write_tflite
-from kseg.export.tflite.metadata import add_metadata, append_labels, metadata_buffers, read_metadata
+from kseg.export.tflite.flatbuffer import parse, write
+from kseg.export.tflite.metadata import append_labels, metadata_buffers, read_metadata
 from kseg.export.tflite.metadata_tables import pack, unpack
 from kseg.labels import LabelSet
 
@@ -28,7 +29,10 @@ def plain(tmp_path_factory):
 
 def _described(plain, folder, labels=None, **about):
     labels, path = labels or LabelSet.numbered(3), folder / "described.tflite"
-    path.write_bytes(add_metadata(plain.read_bytes(), labels, metadata_buffers(labels, **{**ABOUT, **about})))
+    network = parse(plain.read_bytes())
+    network.metadata |= metadata_buffers(labels, **{**ABOUT, **about})
+    write(network, path)
+    append_labels(path, labels)
     return path
 
 
