@@ -19,6 +19,12 @@ _MOBILENET_V2_FEATURES = {
     32: "out_relu",
 }
 
+# How the names of a backbone's layers begin: what can be frozen or trained more slowly.
+BACKBONE_LAYERS = {
+    "vgg16": ("block",),
+    "mobilenet_v2": ("Conv1", "bn_Conv1", "expanded_conv", "block_", "Conv_1"),
+}
+
 
 def vgg16(images, alpha=1.0, before_pool=False):
     """VGG16 without its classifier (Simonyan & Zisserman 2015).

@@ -3,13 +3,16 @@
 from kseg.training.checkpoint import load_model, save_model
 from kseg.training.recipes import RECIPES, Recipe, change, find_recipe
 from kseg.training.run import Run, check_new_folder, read_history, resume_recipe, train
+from kseg.training.supervision import DeeplySupervised, deeply_supervised
 
 __all__ = [
     "RECIPES",
+    "DeeplySupervised",
     "Recipe",
     "Run",
     "change",
     "check_new_folder",
+    "deeply_supervised",
     "find_recipe",
     "load_model",
     "read_history",

@@ -5,8 +5,12 @@ import inspect
 import keras
 
 from kseg import applications, losses
+from kseg.applications.backbones import BACKBONE_LAYERS
 from kseg.errors import InputError
 from kseg.lowering import quantization_aware
+from kseg.metrics import ConfusionMatrix
+from kseg.training.optimizers import build_optimizer, carry_over
+from kseg.training.supervision import deeply_supervised
 
 NETWORKS = {name: getattr(applications, name) for name in ("FCN32s", "FCN16s", "FCN8s", "UNet")}
 
@@ -30,6 +34,7 @@ _NETWORK_FIELDS = (
     "batch_normalization",
     "dropout",
     "upsampling",
+    "trainable_upsampling",
     "weights",
 )
 
@@ -55,10 +60,87 @@ def build_network(recipe, classes):
         raise InputError(f"{recipe.model}: {error}") from error
     if recipe.quantization_aware:
         network = quantization_aware(network)
-    for layer in network.layers:
-        if layer.name.startswith(recipe.frozen):
-            layer.trainable = False
     return network
+
+
+def layers_of(recipe, names):
+    """Beginnings of layer names, with the word "backbone" replaced by those of the recipe's backbone.
+
+    Raises:
+        InputError: the network has none.
+    """
+    if "backbone" not in names:
+        return tuple(names)
+    backbone = "vgg16" if recipe.model.startswith("FCN") else recipe.backbone
+    if backbone is None:
+        raise InputError(f"{recipe.model} has no backbone; name one (--set backbone=vgg16) or name layers")
+    return (*(name for name in names if name != "backbone"), *BACKBONE_LAYERS[backbone])
+
+
+def build_trainer(recipe, labels, precision):
+    """The recipe's network as it is trained: with its seed, its precision and the further outputs that it asks for.
+
+    Raises:
+        InputError: the recipe names what does not exist.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        network = build_network(recipe, len(labels))
+        if not recipe.auxiliary:
+            return network
+        unknown = set(recipe.auxiliary) - {layer.name for layer in network.layers}
+        if unknown:
+            raise InputError(f"recipe field `auxiliary`: {recipe.model} has no layer {', '.join(sorted(unknown))}")
+        return deeply_supervised(network, recipe.auxiliary, recipe.auxiliary_weight)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def compile_trainer(model, recipe, labels, steps):
+    """Compile what `build_trainer` made with the recipe's loss, optimizer and schedule.
+
+    Args:
+        model, recipe, labels: as there.
+        steps: batches an epoch.
+    """
+    rates = dict.fromkeys(layers_of(recipe, ["backbone"]), recipe.backbone_rate) if recipe.backbone_rate != 1 else None
+    model.compile(
+        optimizer=build_optimizer(recipe, steps * recipe.epochs, rates),
+        loss=build_loss(recipe, labels),
+        metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore)],
+        jit_compile=keras.backend.backend() == "jax",
+    )
+
+
+def freeze(model, recipe):
+    """Take the layers that the recipe names out of the training; their normalisations then use the moving statistics.
+
+    Returns:
+        The layers that were trained before.
+    Raises:
+        InputError: the recipe names layers that the network does not have.
+    """
+    frozen = []
+    for name in layers_of(recipe, recipe.frozen):
+        found = [layer for layer in model.layers if layer.name.startswith(name)]
+        if not found:
+            raise InputError(f"recipe field `frozen`: {recipe.model} has no layer that begins with {name!r}")
+        frozen += [layer for layer in found if layer.trainable]
+    for layer in frozen:
+        layer.trainable = False
+    return frozen
+
+
+def thaw(model, frozen, recipe, labels, steps):
+    """Train the layers that `freeze` returned as well; the optimizer goes on with what it knows of the others."""
+    for layer in frozen:
+        layer.trainable = True
+    before = model.optimizer
+    compile_trainer(model, recipe, labels, steps)
+    model.optimizer.build(model.trainable_variables)
+    carry_over(before, model.optimizer)
 
 
 def build_loss(recipe, labels):
@@ -69,61 +151,6 @@ def build_loss(recipe, labels):
         smoothing = {"label_smoothing": recipe.label_smoothing} if name == "cross_entropy" else {}
         terms.append(loss(ignore=labels.ignore, **smoothing))
     return terms[0] if len(terms) == 1 else losses.WeightedSum(terms)
-
-
-def build_optimizer(recipe, steps):
-    """The recipe's optimizer with its learning-rate schedule over `steps` steps."""
-    rate = _schedule(recipe, steps)
-    return _find(OPTIMIZERS, recipe.optimizer, "optimizer")(rate, recipe)
-
-
-def _schedule(recipe, steps):
-    warmup = min(recipe.warmup_steps, steps - 1)
-    after = max(1, steps - warmup)
-    if recipe.schedule == "constant" and not warmup:
-        return recipe.learning_rate
-    if recipe.schedule == "cosine":
-        # Keras's cosine brings its own warm-up.
-        start = 0.0 if warmup else recipe.learning_rate
-        return keras.optimizers.schedules.CosineDecay(
-            start, after, warmup_target=recipe.learning_rate if warmup else None, warmup_steps=warmup
-        )
-    power = 0.9 if recipe.schedule == "polynomial" else 0.0
-    return WarmupPolynomial(recipe.learning_rate, after, warmup, power)
-
-
-@keras.saving.register_keras_serializable("kseg")
-class WarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise over `warmup_steps`, then rate * (1 - t)^power over `decay_steps` (Chen et al. 2017, DeepLab)."""
-
-    def __init__(self, learning_rate, decay_steps, warmup_steps=0, power=0.9):
-        self.learning_rate = learning_rate
-        self.decay_steps = decay_steps
-        self.warmup_steps = warmup_steps
-        self.power = power
-
-    def __call__(self, step):
-        step = keras.ops.cast(step, "float32")
-        done = keras.ops.clip((step - self.warmup_steps) / self.decay_steps, 0.0, 1.0)
-        rise = keras.ops.minimum((step + 1.0) / (self.warmup_steps + 1.0), 1.0)
-        return self.learning_rate * rise * (1.0 - done) ** self.power
-
-    def get_config(self):
-        return {
-            "learning_rate": self.learning_rate,
-            "decay_steps": self.decay_steps,
-            "warmup_steps": self.warmup_steps,
-            "power": self.power,
-        }
-
-
-OPTIMIZERS = {
-    "adamw": lambda rate, recipe: keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay),
-    "adam": lambda rate, recipe: keras.optimizers.Adam(rate),
-    "sgd": lambda rate, recipe: keras.optimizers.SGD(
-        rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
-    ),
-}
 
 
 def _find(table, name, what):

@@ -3,6 +3,7 @@
 import csv
 import math
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -11,6 +12,8 @@ import numpy as np
 from kseg.errors import InputError
 from kseg.files import replacing
 from kseg.training.checkpoint import save_model, seed_states
+from kseg.training.optimizers import averaged_pairs
+from kseg.training.supervision import DeeplySupervised
 
 
 class RunFiles(keras.callbacks.Callback):
@@ -24,13 +27,15 @@ class RunFiles(keras.callbacks.Callback):
         labels: LabelSet that goes into the files.
         precision: name of the dtype policy, kept in the state.
         state: what `read_state` gave, when a run goes on.
+        patience: validations without a better mean IoU after which `fit` ends, or None.
     """
 
-    def __init__(self, folder, labels, precision, state=None):
+    def __init__(self, folder, labels, precision, state=None, patience=None):
         super().__init__()
         self.folder = Path(folder)
         self.labels = labels
         self.precision = precision
+        self.patience = patience
         self.history = list(state["history"]) if state else []
         self.best = state["best"] if state else {}
 
@@ -49,7 +54,8 @@ class RunFiles(keras.callbacks.Callback):
         # A NaN compares false, so it is never the best.
         if entry.get("val_mean_iou", -1.0) > self.best.get("val_mean_iou", -1.0):
             self.best = entry
-            save_model(self.model, self.folder / "best.keras", self.labels)
+            with averaged(self.model):
+                save_model(prediction_model(self.model), self.folder / "best.keras", self.labels)
         state = {
             "epoch": epoch,
             "precision": self.precision,
@@ -60,6 +66,9 @@ class RunFiles(keras.callbacks.Callback):
             "best": self.best,
         }
         save_model(self.model, self.folder / "last.keras", self.labels, state, include_optimizer=True)
+        # After the state is on disk: a resumed run comes to the same end.
+        if ended_early(self.history, self.patience):
+            self.model.stop_training = True
 
     def _write_history(self):
         names = list(dict.fromkeys(name for entry in self.history for name in entry))
@@ -67,6 +76,48 @@ class RunFiles(keras.callbacks.Callback):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.history)
+
+
+def ended_early(history, patience):
+    """Whether the last `patience` validations of a history all brought no better mean IoU.
+
+    Args:
+        history: dicts; those of validated epochs hold `val_mean_iou`.
+        patience: number of validations, or None for never.
+    """
+    values = [entry["val_mean_iou"] for entry in history if "val_mean_iou" in entry]
+    values = [value if math.isfinite(value) else -1.0 for value in values]
+    return patience is not None and len(values) > patience and max(values[-patience:]) <= max(values[:-patience])
+
+
+def prediction_model(model):
+    """The network that a training run is about: without the further outputs of deep supervision."""
+    return model.prediction if isinstance(model, DeeplySupervised) else model
+
+
+@contextmanager
+def averaged(model):
+    """While it lasts, a compiled model has the moving average of its weights, where its optimizer keeps one."""
+    pairs = averaged_pairs(model.optimizer)
+    own = [np.array(weight) for weight, _ in pairs]
+    for weight, average in pairs:
+        weight.assign(average)
+    try:
+        yield
+    finally:
+        for (weight, _), value in zip(pairs, own, strict=True):
+            weight.assign(value)
+
+
+class AveragedWeights(keras.callbacks.Callback):
+    """Validates the moving average of the weights (Polyak & Juditsky 1992), where the optimizer keeps one."""
+
+    def on_test_begin(self, logs=None):
+        self._average = averaged(self.model)
+        self._average.__enter__()
+
+    def on_test_end(self, logs=None):
+        self._average.__exit__(None, None, None)
 
 
 class StepLines(keras.callbacks.Callback):
@@ -128,7 +179,9 @@ class LearningCurves(keras.callbacks.Callback):
         """uint8 [H, 2 W, 3]: truth beside prediction."""
         image, label = self.source.load(index)
         labels = self.source.labels
-        predicted = np.asarray(self.model.predict_on_batch(image[None].astype(np.float32)))[0].argmax(-1)
+        scores = self.model.predict_on_batch(image[None].astype(np.float32))
+        scores = scores[0] if isinstance(self.model, DeeplySupervised) else scores
+        predicted = np.asarray(scores)[0].argmax(-1)
         return np.concatenate([labels.overlay(image, label), labels.overlay(image, predicted)], axis=1)
 
 

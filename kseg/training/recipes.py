@@ -23,13 +23,20 @@ class Recipe:
         alpha: multiplies the channels of the backbone.
         weights: path of a trained network to start from; layers that match by name and shape are copied.
         quantization_aware: fine-tune the network of `weights` for 8 bits (kseg.lowering.quantization_aware).
-        frozen: beginnings of the names of layers that are not trained, such as "block1".
+        frozen: beginnings of the names of layers that are not trained, such as "block1"; "backbone" stands for all of
+            the backbone's.
+        thaw_after: number of epochs after which the frozen layers are trained too; None: never.
+        backbone_rate: factor of the learning rate for the backbone's layers.
         fc_units: FCN: channels of fc6 and fc7.
         filters: U-Net: channels at full resolution.
         depth: U-Net: number of times the resolution is halved.
         batch_normalization: U-Net: normalise after each convolution.
         dropout: dropped share in 0..1.
         upsampling: U-Net: "transpose" or "bilinear".
+        trainable_upsampling: FCN: learn the kernels of the upsampling, which start out bilinear.
+        auxiliary: names of layers that are scored by a loss of their own while training (deep supervision, see
+            `kseg.training.deeply_supervised`).
+        auxiliary_weight: of each of these losses.
         crop_px: (height, width) of a training crop.
         batch: crops a step.
         epochs: number of epochs.
@@ -44,8 +51,13 @@ class Recipe:
         weight_decay: decoupled, for "adamw"; L2-like for "sgd".
         schedule: "constant", "polynomial" (power 0.9, to zero) or "cosine" (to zero).
         warmup_steps: steps in which the learning rate rises linearly from zero.
+        clip_norm: largest length of the gradient of all weights together, None for any.
+        accumulate: batches whose gradients are averaged before the weights change.
+        average: momentum of a moving average of the weights, such as 0.999, which is then what is validated and kept;
+            None: the weights themselves.
         precision: "auto", "float32", "mixed_bfloat16" or "mixed_float16".
         validate_every: epochs between validations; the last epoch is always validated.
+        patience: validations without a better mean IoU after which the run ends early; None: never.
         cache: "none" or "memory": keep decoded training images.
         seed: of the weights, the order and the augmentation.
     """
@@ -57,12 +69,17 @@ class Recipe:
     weights: str | None = None
     quantization_aware: bool = False
     frozen: tuple[str, ...] = ()
+    thaw_after: int | None = None
+    backbone_rate: float = 1.0
     fc_units: int | None = None
     filters: int | None = None
     depth: int | None = None
     batch_normalization: bool | None = None
     dropout: float | None = None
     upsampling: str | None = None
+    trainable_upsampling: bool | None = None
+    auxiliary: tuple[str, ...] = ()
+    auxiliary_weight: float = 0.4
     crop_px: tuple[int, int] = (256, 256)
     batch: int = 8
     epochs: int = 30
@@ -79,14 +96,18 @@ class Recipe:
     weight_decay: float = 1e-4
     schedule: str = "polynomial"
     warmup_steps: int = 0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    average: float | None = None
     precision: str = "auto"
     validate_every: int = 1
+    patience: int | None = None
     cache: str = "none"
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("batch", "epochs", "repeats", "validate_every"):
-            if getattr(self, name) < 1:
+        for name in ("batch", "epochs", "repeats", "validate_every", "accumulate", "patience", "thaw_after"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"recipe field `{name}` must be at least 1. Received: {getattr(self, name)}")
         if len(self.crop_px) != 2 or min(self.crop_px) < 1:
             raise InputError(f"recipe field `crop_px` must be height,width in pixels. Received: {self.crop_px}")
@@ -97,8 +118,16 @@ class Recipe:
                 raise InputError(
                     f"recipe field `{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)}"
                 )
-        if not self.learning_rate > 0:
-            raise InputError(f"recipe field `learning_rate` must be positive. Received: {self.learning_rate}")
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise InputError(f"recipe field `{name}` must be positive. Received: {getattr(self, name)}")
+        for name in ("backbone_rate", "auxiliary_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"recipe field `{name}` must not be negative. Received: {getattr(self, name)}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise InputError(f"recipe field `average` must lie between 0 and 1. Received: {self.average}")
+        if self.thaw_after is not None and not self.frozen:
+            raise InputError("recipe field `thaw_after` thaws what is `frozen`, and nothing is")
 
 
 _CHOICES = {

@@ -5,6 +5,7 @@ follow from (seed, epoch, position) alone. So a run that goes on from `last.kera
 """
 
 import csv
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,21 @@ import keras
 from kseg import data
 from kseg.errors import InputError
 from kseg.files import replacing
-from kseg.metrics import ConfusionMatrix
-from kseg.training.build import build_loss, build_network, build_optimizer
-from kseg.training.callbacks import LearningCurves, RunFiles, StepLines
+from kseg.training.build import build_trainer, compile_trainer, freeze, thaw
+from kseg.training.callbacks import (
+    AveragedWeights,
+    LearningCurves,
+    RunFiles,
+    StepLines,
+    ended_early,
+    prediction_model,
+)
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
+from kseg.training.facts import facts
 from kseg.training.precision import choose_precision
 from kseg.training.recipes import change, recipe_from_json, recipe_to_json
 
-RECIPE, BEST, LAST, HISTORY = "recipe.json", "best.keras", "last.keras", "history.csv"
+RECIPE, BEST, LAST, HISTORY, FACTS = "recipe.json", "best.keras", "last.keras", "history.csv", "run.json"
 
 
 @dataclass(frozen=True)
@@ -67,18 +75,20 @@ def resume_recipe(folder, settings=()):
     return recipe
 
 
-def train(recipe, train_source, val_source, folder, resume=False, log=print):
+def train(recipe, train_source, val_source, folder, resume=False, log=print, about=None):
     """Train the recipe's network and return the Run.
 
     Args:
         recipe: Recipe; to resume, as `resume_recipe` read it.
         train_source, val_source: sources of kseg.data with the same classes.
         folder: of the run, made if need be. It then holds `recipe.json`, `best.keras` (highest validation mean IoU),
-            `last.keras` (with the optimizer), `history.csv` and TensorBoard logs under `logs/`.
+            `last.keras` (with the optimizer), `history.csv`, `run.json` (see `kseg.training.facts`) and TensorBoard
+            logs under `logs/`.
         resume: go on after the last finished epoch: optimizer, schedule, loss scale, dropout and data seeds are
             as they were, so that the end is that of a run without the break. A run that was killed in its first
             epoch starts again.
         log: called with each line for the user.
+        about: dict for `run.json`: "command", "data", "splits".
     Raises:
         InputError: the recipe does not fit, the run is finished, a state is damaged, or the disk is full.
     """
@@ -89,20 +99,53 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
     if len(val_source.labels) != len(labels):
         raise InputError(f"training images have {len(labels)} classes, validation images {len(val_source.labels)}")
     state = read_state(folder / LAST) if resume and (folder / LAST).exists() else None
+    first = _finished_epochs(state, recipe, folder) if state else 0
     precision = state["precision"] if state else choose_precision(recipe.precision)
     log(f"Precision: {precision} (Keras on {keras.backend.backend()}; change it with --set precision=...)")
     steps = recipe.repeats * data.steps_per_epoch(train_source, recipe.batch)
-    model = _compiled(recipe, labels, steps, precision)
-    log(f"{recipe.model}: {model.count_params() / 1e6:.2f} M parameters, {recipe.epochs} epochs of {steps} steps")
+    model = build_trainer(recipe, labels, precision)
+    # `last.keras` holds the optimizer of the part of the run in which it was written.
+    thawed = recipe.thaw_after is not None and first > recipe.thaw_after
+    frozen = [] if thawed else freeze(model, recipe)
+    compile_trainer(model, recipe, labels, steps)
+    about = {**(about or {}), "images": [len(train_source.names), len(val_source.names)]}
+    about = facts(precision, prediction_model(model).count_params(), about)
+    log(f"{recipe.model}: {about['parameters'] / 1e6:.2f} M parameters, {recipe.epochs} epochs of {steps} steps")
     if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / RECIPE) as temporary:
-            temporary.write_text(recipe_to_json(recipe))
-    first = _take_up(model, folder, state, recipe.epochs) if state else 0
-    if first:
+        _write(recipe_to_json(recipe), folder / RECIPE)
+    if state:
+        restore(model, folder / LAST, state["iterations"])
+        restore_seed_states(model, state["seeds"])
         log(f"Resuming after epoch {first} of {recipe.epochs}")
-    files = RunFiles(folder, labels, precision, state)
-    callbacks = [files, LearningCurves(folder / "logs", val_source)]
+    files = RunFiles(folder, labels, precision, state, recipe.patience)
+    for end in _parts(recipe, first):
+        if frozen and first == recipe.thaw_after:
+            log(f"Thawing {', '.join(recipe.frozen)}")
+            thaw(model, frozen, recipe, labels, steps)
+        _fit(model, recipe, (train_source, val_source), first, end, steps, files, log)
+        first = end
+        if ended_early(files.history, recipe.patience):
+            break
+    seconds = round(sum(entry["seconds"] for entry in files.history), 1)
+    _write(json.dumps({**about, "seconds": seconds}, indent=2) + "\n", folder / FACTS)
+    return Run(folder, tuple(files.history), files.best)
+
+
+def _parts(recipe, first):
+    """The epochs at which `fit` ends, after `first`: where layers are thawed, and the last."""
+    return sorted(end for end in {recipe.thaw_after or 0, recipe.epochs} if first < end <= recipe.epochs)
+
+
+def _write(text, path):
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def _fit(model, recipe, sources, first, end, steps, files, log):
+    """Train from the number of finished epochs `first` to that of `end`."""
+    train_source, val_source = sources
+    callbacks = [AveragedWeights(), files, LearningCurves(files.folder / "logs", val_source)]
     if not sys.stdout.isatty():
         callbacks.append(StepLines(log))
     with data.naming_bad_files(train_source), data.naming_bad_files(val_source):
@@ -110,23 +153,24 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
             training_stream(recipe, train_source, first),
             steps_per_epoch=steps,
             initial_epoch=first,
-            epochs=recipe.epochs,
+            epochs=end,
             validation_data=data.evaluation_batches(val_source),
             validation_freq=_validation_epochs(recipe),
             callbacks=callbacks,
             shuffle=False,  # the stream is shuffled already
             verbose=1 if sys.stdout.isatty() else 2,
         )
-    return Run(folder, tuple(files.history), files.best)
 
 
-def _take_up(model, folder, state, epochs):
-    """Bring a compiled model to where the run was left; return the number of finished epochs."""
+def _finished_epochs(state, recipe, folder):
     done = state["epoch"] + 1
-    if done >= epochs:
-        raise InputError(f"{folder}: all {epochs} epochs are done; nothing to resume")
-    restore(model, folder / LAST, state["iterations"])
-    restore_seed_states(model, state["seeds"])
+    if done >= recipe.epochs:
+        raise InputError(f"{folder}: all {recipe.epochs} epochs are done; nothing to resume")
+    if ended_early(state["history"], recipe.patience):
+        raise InputError(
+            f"{folder}: ended after epoch {done}, when {recipe.patience} validations had brought nothing better; "
+            "nothing to resume"
+        )
     return done
 
 
@@ -147,23 +191,6 @@ def training_stream(recipe, source, first_epoch=0):
         contrast=recipe.contrast,
         saturation=recipe.saturation,
     )
-
-
-def _compiled(recipe, labels, steps, precision):
-    keras.utils.set_random_seed(recipe.seed)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        model = build_network(recipe, len(labels))
-        model.compile(
-            optimizer=build_optimizer(recipe, steps * recipe.epochs),
-            loss=build_loss(recipe, labels),
-            metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore)],
-            jit_compile=keras.backend.backend() == "jax",
-        )
-    finally:
-        keras.config.set_dtype_policy(before)
-    return model
 
 
 def _validation_epochs(recipe):

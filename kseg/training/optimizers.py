@@ -1,0 +1,149 @@
+"""A recipe's optimizer: its schedule, and learning rates of their own for some layers."""
+
+import keras
+from keras import ops
+
+from kseg.errors import InputError
+
+
+class _LayerRates:
+    """Gives layers a share of the learning rate, by how their names begin; of several beginnings the longest counts.
+
+    Before a Keras optimizer in the list of bases. Weight decay that is decoupled keeps the whole rate.
+    """
+
+    def __init__(self, *args, layer_rates=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Not a plain dict: Keras would track it as a part with a state.
+        self._layer_rates = tuple((str(name), float(rate)) for name, rate in (layer_rates or {}).items())
+
+    def update_step(self, gradient, variable, learning_rate):
+        # By index: under tf.distribute `variable` is TensorFlow's, which has no path.
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        rates = [(len(name), rate) for name, rate in self._layer_rates if path.startswith(name)]
+        if rates:
+            learning_rate = ops.cast(learning_rate, "float32") * max(rates)[1]
+        super().update_step(gradient, variable, learning_rate)
+
+    def finalize_variable_values(self, var_list):
+        """Nothing: Keras would replace the weights by their average at the end of each `fit`, and so in mid-training
+        where a run has several parts. `AveragedWeights` shows the average where it is wanted."""
+
+    def get_config(self):
+        return {**super().get_config(), "layer_rates": dict(self._layer_rates)}
+
+
+@keras.saving.register_keras_serializable("kseg")
+class AdamW(_LayerRates, keras.optimizers.AdamW):
+    """keras.optimizers.AdamW, in which layers may have a rate of their own.
+
+    Args:
+        layer_rates: {beginning of layer names: factor of the learning rate}, or None. All else as in Keras.
+    """
+
+
+@keras.saving.register_keras_serializable("kseg")
+class Adam(_LayerRates, keras.optimizers.Adam):
+    """keras.optimizers.Adam, in which layers may have a rate of their own: see `AdamW`."""
+
+
+@keras.saving.register_keras_serializable("kseg")
+class SGD(_LayerRates, keras.optimizers.SGD):
+    """keras.optimizers.SGD, in which layers may have a rate of their own: see `AdamW`."""
+
+
+OPTIMIZERS = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
+
+
+def build_optimizer(recipe, steps, layer_rates=None):
+    """The recipe's optimizer with its learning-rate schedule over `steps` batches.
+
+    Args:
+        recipe: Recipe.
+        steps: batches of the whole run.
+        layer_rates: {beginning of layer names: factor of the learning rate}, or None.
+    Raises:
+        InputError: no such optimizer.
+    """
+    if recipe.optimizer not in OPTIMIZERS:
+        raise InputError(f"no optimizer {recipe.optimizer!r}; there are: {', '.join(OPTIMIZERS)}")
+    options = {"momentum": 0.9, "nesterov": True} if recipe.optimizer == "sgd" else {}
+    if recipe.optimizer != "adam":
+        options["weight_decay"] = recipe.weight_decay
+    if recipe.average is not None:
+        options |= {"use_ema": True, "ema_momentum": recipe.average}
+    if recipe.accumulate > 1:
+        options["gradient_accumulation_steps"] = recipe.accumulate
+    return OPTIMIZERS[recipe.optimizer](
+        _schedule(recipe, steps), layer_rates=layer_rates, global_clipnorm=recipe.clip_norm, **options
+    )
+
+
+def averaged_pairs(optimizer):
+    """[(weight, its moving average)] of a built optimizer; empty where it keeps none."""
+    plain = getattr(optimizer, "inner_optimizer", optimizer)  # mixed_float16 wraps it for the loss scale
+    if not plain.use_ema:
+        return []
+    pairs = zip(plain._trainable_variables, plain._model_variables_moving_average, strict=True)
+    return [(weight, average) for weight, average in pairs if average is not None]
+
+
+def _schedule(recipe, steps):
+    warmup = min(recipe.warmup_steps, steps - 1)
+    after = max(1, steps - warmup)
+    if recipe.schedule == "constant" and not warmup:
+        return recipe.learning_rate
+    if recipe.schedule == "cosine":
+        # Keras's cosine brings its own warm-up.
+        start = 0.0 if warmup else recipe.learning_rate
+        return keras.optimizers.schedules.CosineDecay(
+            start, after, warmup_target=recipe.learning_rate if warmup else None, warmup_steps=warmup
+        )
+    power = 0.9 if recipe.schedule == "polynomial" else 0.0
+    return WarmupPolynomial(recipe.learning_rate, after, warmup, power)
+
+
+@keras.saving.register_keras_serializable("kseg")
+class WarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise over `warmup_steps`, then rate * (1 - t)^power over `decay_steps` (Chen et al. 2017, DeepLab)."""
+
+    def __init__(self, learning_rate, decay_steps, warmup_steps=0, power=0.9):
+        self.learning_rate = learning_rate
+        self.decay_steps = decay_steps
+        self.warmup_steps = warmup_steps
+        self.power = power
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        done = ops.clip((step - self.warmup_steps) / self.decay_steps, 0.0, 1.0)
+        rise = ops.minimum((step + 1.0) / (self.warmup_steps + 1.0), 1.0)
+        return self.learning_rate * rise * (1.0 - done) ** self.power
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "decay_steps": self.decay_steps,
+            "warmup_steps": self.warmup_steps,
+            "power": self.power,
+        }
+
+
+def carry_over(old, new):
+    """Copy the state of one optimizer into another whose variables are more: after layers have been thawed.
+
+    Args:
+        old, new: optimizers of one kind, built. What only `new` has keeps its start: no momentum, and the average of
+            a weight begins at the weight.
+    """
+    known = {_own_path(variable): variable for variable in old.variables}
+    for variable in new.variables:
+        if _own_path(variable) in known:
+            variable.assign(known[_own_path(variable)])
+    for weight, average in averaged_pairs(new):
+        if _own_path(average) not in known:
+            average.assign(weight)
+
+
+def _own_path(variable):
+    """Without the name of the optimizer, of which Keras makes another one each time."""
+    return variable.path.partition("/")[2] or variable.path

@@ -1,0 +1,86 @@
+"""Deep supervision: layers inside a network that are scored by a loss of their own while it trains."""
+
+import keras
+from keras import layers, ops
+
+
+@keras.saving.register_keras_serializable("kseg")
+class DeeplySupervised(keras.Model):
+    """A network whose further outputs [B, h, w, classes] are coarser scores of the same image.
+
+    Made by `deeply_supervised`. In `fit` the loss of the first output counts in full and that of each further one
+    `weight` times; metrics and validation see the first output only.
+
+    Attributes:
+        prediction: keras.Model, the same layers with the first output alone.
+        weight: factor of the further losses.
+    """
+
+    weight = 0.4
+
+    @property
+    def prediction(self):
+        return keras.Model(self.input, self.outputs[0], name=self.name)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        total = super().compute_loss(x, y, y_pred[0], sample_weight, training)
+        if training:
+            for scores in y_pred[1:]:
+                coarse = _sampled(y, scores)
+                per_pixel = sample_weight is not None and len(sample_weight.shape) > 1
+                weights = _sampled(sample_weight, scores) if per_pixel else sample_weight
+                total = total + self.weight * self.loss(coarse, scores, weights)
+        return total
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, y, y_pred[0], sample_weight)
+
+
+def deeply_supervised(network, at, weight=0.4):
+    """A network to train instead of `network`, of whose layers it consists.
+
+    Each layer in `at` gets a 1x1 convolution to the classes, and the loss compares these scores with the labels at
+    the middle of each of its cells: coarse scores are not enlarged, coarse labels are taken.
+
+    Args:
+        network: keras.Model, images -> logits [B, H, W, classes].
+        at: names of layers with outputs [B, h, w, C], such as "decode_4_relu2" of a U-Net.
+        weight: factor of each of these losses.
+    Returns:
+        DeeplySupervised; compile it with one loss object. Its attribute `prediction` is the network without the
+        further outputs.
+    Raises:
+        ValueError: no such layer, its output is no map, or no layer at all.
+    Example:
+        trainer = deeply_supervised(UNet(classes=2), at=("decode_8_relu2", "decode_4_relu2"))
+        trainer.compile("adam", kseg.losses.CrossEntropy())
+        trainer.fit(batches)
+        save_model(trainer.prediction, "unet.keras", labels)
+    Reference: Lee et al. 2015, "Deeply-Supervised Nets"; weight 0.4 as in Zhao et al. 2017 (PSPNet), section 3.3.
+    Departs: those enlarge the scores.
+    """
+    at = tuple(at)
+    names = [layer.name for layer in network.layers]
+    missing = [name for name in at if name not in names]
+    if missing or not at:
+        raise ValueError(f"`at` must name layers of the network, such as {names[-3]}. Received: {missing or at}")
+    classes = network.output_shape[-1]
+    outputs = [network.outputs[0]]
+    for name in at:
+        features = network.get_layer(name).output
+        if len(features.shape) != 4:
+            raise ValueError(f"`at` must name layers with outputs [B, h, w, C]. Received: {name}, {features.shape}")
+        scores = layers.Conv2D(classes, 1, kernel_initializer="he_normal", name=f"auxiliary_{name}")(features)
+        outputs.append(layers.Activation("linear", dtype="float32", name=f"auxiliary_{name}_logits")(scores))
+    model = DeeplySupervised(network.input, outputs, name=network.name)
+    model.weight = float(weight)
+    return model
+
+
+def _sampled(values, scores):
+    """Of values [B, H, W], those at the middle of each cell of scores [B, h, w, classes]."""
+    for axis in (1, 2):
+        size, cells = ops.shape(values)[axis], ops.shape(scores)[axis]
+        centres = (ops.arange(cells) * 2 + 1) * size // (2 * cells)
+        values = ops.take(values, centres, axis=axis)
+    return values

@@ -1,0 +1,142 @@
+"""Training runs with what a recipe can ask for, each interrupted and taken up again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kseg import data
+from kseg.errors import InputError
+from kseg.evaluation import evaluate, load_predictor
+from kseg.training import callbacks, train
+from kseg.training.callbacks import ended_early
+from kseg.training.checkpoint import load_model, read_state
+from kseg.training.recipes import Recipe
+
+TINY = {"filters": 4, "depth": 2, "crop_px": (32, 32), "batch": 2, "epochs": 3, "precision": "float32"}
+# Settings, and after how many epochs the run is interrupted.
+CRAFT = {
+    "optimizing": (
+        {"frozen": ("encode", "upsample_2"), "thaw_after": 1, "average": 0.9, "accumulate": 2, "clip_norm": 0.5},
+        (1, 2),
+    ),
+    "supervising": ({"auxiliary": ("decode_2_relu2",), "batch_normalization": True, "dropout": 0.2}, (2,)),
+}
+
+
+@pytest.fixture
+def sources(tiny_data):
+    return data.folder(tiny_data, "train"), data.folder(tiny_data, "val")
+
+
+def _train(sources, folder, resume=False, **settings):
+    return train(
+        Recipe(**{"model": "UNet", **TINY, **settings}), *sources, folder, resume=resume, log=lambda line: None
+    )
+
+
+def _interrupt_after(epochs, monkeypatch):
+    """End the run as a kill would, once `epochs` are on disk."""
+    write = callbacks.RunFiles.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        write(self, epoch, logs)
+        if epoch + 1 == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.RunFiles, "on_epoch_end", on_epoch_end)
+
+
+@pytest.mark.parametrize("craft", CRAFT)
+def test_an_interrupted_run_ends_like_one_left_alone(craft, sources, tmp_path, monkeypatch):
+    settings, breaks = CRAFT[craft]
+    whole = _train(sources, tmp_path / "whole", **settings)
+    for epochs in breaks:
+        folder = tmp_path / f"broken_{epochs}"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            _interrupt_after(epochs, patch)
+            _train(sources, folder, **settings)
+        again = _train(sources, folder, resume=True, **settings)
+        assert [e["loss"] for e in again.history] == pytest.approx([e["loss"] for e in whole.history], abs=1e-5)
+        # last.keras of a supervised network has several outputs, which load_model does not take.
+        for name in ("best.keras", "last.keras") if craft == "optimizing" else ("best.keras",):
+            expected, found = (load_model(run / name)[0].weights for run in (tmp_path / "whole", folder))
+            for ours, theirs in zip(expected, found, strict=True):
+                np.testing.assert_allclose(np.asarray(theirs), np.asarray(ours), rtol=0, atol=1e-5, err_msg=ours.path)
+
+
+def test_frozen_layers_stay_until_they_are_thawed(sources, tmp_path):
+    settings = {"frozen": ("encode",), "thaw_after": 1, "epochs": 2, "optimizer": "sgd", "learning_rate": 0.01}
+    thawed = _train(sources, tmp_path / "thawed", **settings)
+    frozen = _train(sources, tmp_path / "frozen", **settings | {"thaw_after": None})
+    start = _train(sources, tmp_path / "start", learning_rate=1e-30, epochs=1)
+    weights = {
+        run.folder.name: {w.path: np.asarray(w) for w in load_model(run.folder / "last.keras")[0].weights}
+        for run in (thawed, frozen, start)
+    }
+    for name, value in weights["start"].items():
+        assert (weights["frozen"][name] == value).all() == name.startswith("encode"), name
+        assert (weights["thawed"][name] != value).any(), name
+    assert thawed.history[0]["loss"] == frozen.history[0]["loss"]
+
+
+def test_the_average_is_what_is_validated_and_kept(sources, tmp_path):
+    run = _train(sources, tmp_path / "run", average=0.95, learning_rate=0.01, schedule="constant", epochs=2)
+    best = evaluate(load_predictor(run.folder / "best.keras"), data.evaluation_batches(sources[1]), sources[1].labels)
+    assert best.mean_iou == pytest.approx(run.best["val_mean_iou"], abs=1e-6)
+    last = load_model(run.folder / "last.keras")[0]
+    average = load_model(run.folder / "best.keras")[0]
+    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(last.weights, average.weights, strict=True))
+
+
+def test_a_run_ends_early_and_says_so_when_resumed(sources, tmp_path):
+    settings = {"learning_rate": 1e-30, "patience": 2, "epochs": 9}
+    run = _train(sources, tmp_path / "run", **settings)
+    assert len(run.history) == 3  # the first is the best; two more bring nothing
+    with pytest.raises(InputError, match="ended after epoch 3, when 2 validations had brought nothing better"):
+        _train(sources, tmp_path / "run", resume=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "ended"),
+    [
+        ([0.5, 0.4], 1, True),
+        ([0.5, 0.4], 2, False),
+        ([0.5, 0.4, 0.5], 2, True),
+        ([0.5, 0.4, 0.6], 2, False),
+        ([0.5, float("nan"), float("nan")], 2, True),
+        ([0.5, 0.4, 0.3], None, False),
+        ([], 1, False),
+    ],
+)
+def test_when_patience_is_over(values, patience, ended):
+    history = [{"epoch": 1, "loss": 1.0}, *({"val_mean_iou": value} for value in values)]
+    assert ended_early(history, patience) == ended
+
+
+def test_a_run_says_what_it_was(sources, tmp_path):
+    about = {"command": "python tools/train.py x", "data": "discs", "splits": ["train", "val"]}
+    recipe = Recipe(model="UNet", **TINY | {"epochs": 1})
+    train(recipe, *sources, tmp_path / "run", log=lambda line: None, about=about)
+    told = json.loads((tmp_path / "run/run.json").read_text())
+    assert {name: told[name] for name in about} == about
+    assert told["images"] == [6, 3]
+    assert told["precision"] == "float32"
+    assert "core" in told["machine"]
+    assert told["parameters"] == load_model(tmp_path / "run/best.keras")[0].count_params()
+    assert told["seconds"] == pytest.approx(read_state(tmp_path / "run/last.keras")["history"][0]["seconds"], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frozen": ("encode", "decoed")}, "`frozen`: UNet has no layer that begins with 'decoed'"),
+        ({"frozen": ("backbone",)}, "UNet has no backbone"),
+        ({"backbone_rate": 0.1}, "UNet has no backbone"),
+        ({"auxiliary": ("decode_3",)}, "`auxiliary`: UNet has no layer decode_3"),
+    ],
+)
+def test_layers_that_the_network_does_not_have(settings, message, sources, tmp_path):
+    with pytest.raises(InputError, match=message):
+        _train(sources, tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,76 @@
+"""Deep supervision, against sums worked out in NumPy."""
+
+import keras
+import numpy as np
+import pytest
+
+from kseg.applications import UNet
+from kseg.labels import LabelSet
+from kseg.losses import CrossEntropy
+from kseg.metrics import ConfusionMatrix
+from kseg.training import deeply_supervised, load_model, save_model
+
+AT = ("decode_2_relu2", "encode_4_relu2")
+LABELS = LabelSet(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), 255)
+
+
+@pytest.fixture
+def sample():
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 3, (2, 16, 24)).astype(np.int32)
+    labels[0, :3] = 255
+    return generator.uniform(0, 255, (2, 16, 24, 3)).astype(np.float32), labels
+
+
+def _trainer(at=AT):
+    keras.utils.set_random_seed(1)
+    trainer = deeply_supervised(UNet(classes=3, filters=4, depth=2), at, weight=0.5)
+    trainer.compile(keras.optimizers.SGD(0.0), CrossEntropy(ignore=255), metrics=[ConfusionMatrix(3, ignore=255)])
+    return trainer
+
+
+def test_the_loss_is_the_sum_over_all_outputs(sample):
+    images, labels = sample
+    trainer = _trainer()
+    fine, half, quarter = (np.asarray(scores) for scores in trainer.predict_on_batch(images))
+    assert (half.shape, quarter.shape) == ((2, 8, 12, 3), (2, 4, 6, 3))
+    expected = _cross_entropy(labels, fine)
+    # The middle of a cell of 2 or 4 pixels: pixel 1 of each pair, pixel 2 of each four.
+    expected += 0.5 * _cross_entropy(labels[:, 1::2, 1::2], half) + 0.5 * _cross_entropy(labels[:, 2::4, 2::4], quarter)
+    logs = trainer.fit(images, labels, batch_size=2, verbose=0).history
+    assert logs["loss"][0] == pytest.approx(expected, rel=1e-5)
+    assert 0 < logs["mean_iou"][0] < 1
+    assert trainer.evaluate(images, labels, verbose=0, return_dict=True)["loss"] == pytest.approx(
+        _cross_entropy(labels, fine), rel=1e-5
+    )
+
+
+def test_weights_of_pixels_reach_the_coarse_scores(sample):
+    images, labels = sample
+    weights = np.zeros(labels.shape, np.float32)
+    weights[:, 8:] = 1
+    weighted = _trainer().fit(images, labels, sample_weight=weights, batch_size=2, verbose=0).history["loss"][0]
+    void = np.where(weights > 0, labels, 255)
+    assert weighted == pytest.approx(_trainer().fit(images, void, batch_size=2, verbose=0).history["loss"][0], rel=1e-5)
+
+
+def test_what_is_kept_is_the_network_itself(sample, tmp_path):
+    images, _ = sample
+    trainer = _trainer()
+    assert [w.path for w in trainer.prediction.weights] == [w.path for w in UNet(classes=3, filters=4, depth=2).weights]
+    save_model(trainer.prediction, tmp_path / "unet.keras", LABELS)
+    loaded, _ = load_model(tmp_path / "unet.keras")
+    np.testing.assert_array_equal(loaded.predict_on_batch(images), trainer.predict_on_batch(images)[0])
+
+
+@pytest.mark.parametrize("at", [(), ("decode_3",), ("images", "no")])
+def test_layers_that_are_not_there(at):
+    with pytest.raises(ValueError, match="`at` must name layers"):
+        deeply_supervised(UNet(classes=3, filters=4, depth=2), at)
+
+
+def _cross_entropy(labels, logits):
+    logits = logits.astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    valid = labels != 255
+    return -np.take_along_axis(logs, np.where(valid, labels, 0)[..., None], -1)[..., 0][valid].mean()
