@@ -28,6 +28,8 @@ _HOMES = {
     "random_crop": "transforms",
     "random_colour": "transforms",
     "random_quarter_turn": "transforms",
+    "random_elastic": "elastic",
+    "border_weights": "borders",
     "Albumentations": "albumentations",
     "training_batches": "pipeline",
     "evaluation_batches": "pipeline",

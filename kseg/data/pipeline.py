@@ -4,9 +4,12 @@ Training: everything random is a function of (seed, epoch, position in the epoch
 stream is the same on every run, for any number of threads, and can start at any epoch.
 """
 
+import math
 from functools import partial
 
 from kseg.data.backend import tensorflow
+from kseg.data.borders import border_weights
+from kseg.data.elastic import elastic_margin, random_elastic
 from kseg.data.transforms import random_colour, random_crop, random_quarter_turn
 
 _FLIPS = ("none", "horizontal", "all")
@@ -30,7 +33,11 @@ def training_batches(
     brightness=0.2,
     contrast=0.2,
     saturation=0.2,
+    elastic_px=0.0,
     transforms=None,
+    border_weight=0.0,
+    border_sigma_px=5.0,
+    border_background=0,
 ):
     """One endless-looking stream of training batches over the epochs first_epoch .. epochs - 1.
 
@@ -46,19 +53,28 @@ def training_batches(
         epochs: where to stop (the total, as in `Model.fit`).
         scales, flips: see `random_crop`; flips="all" adds quarter turns where the crop is square.
         brightness, contrast, saturation: see `random_colour`.
-        transforms: sequence of functions (image, label, seed) -> (image, label) instead of the five settings above.
+        elastic_px: `sigma_px` of `random_elastic`, 0 for none. The crop is cut with a margin for it, so that the
+            deformation moves in what lies beside the crop; only beyond the image it mirrors.
+        transforms: sequence of functions (image, label, seed) -> (image, label) instead of the six settings above.
             The last one must give images of `crop_px`. `Albumentations` is one.
+        border_weight, border_sigma_px, border_background: `w0`, `sigma_px` and `background` of `border_weights`;
+            weight 0 for none. With it the batches have weights too, which `fit` hands to the loss.
     Returns:
-        tf.data.Dataset of (images float32 [batch, *crop_px, 3] in 0..255, labels int32 [batch, *crop_px]);
-        `steps_per_epoch` batches an epoch.
+        tf.data.Dataset of (images float32 [batch, *crop_px, 3] in 0..255, labels int32 [batch, *crop_px]), or, with
+        border weights, (images, labels, weights float32 [batch, *crop_px]); `steps_per_epoch` batches an epoch.
     Raises:
         ValueError: an argument is out of its range.
     """
     tf = tensorflow()
     _check(crop_px, batch, seed, first_epoch, epochs, scales, flips)
-    crop_px = tuple(int(side) for side in crop_px)
+    _check_changes(elastic_px, border_weight, border_sigma_px, border_background, source.labels)
+    crop_px, ignore = tuple(int(side) for side in crop_px), source.labels.ignore
     if transforms is None:
-        transforms = [partial(random_crop, crop_px=crop_px, scales=scales, flips=flips, ignore=source.labels.ignore)]
+        margin_px = elastic_margin(elastic_px)
+        cut = partial(random_crop, crop_px=crop_px, scales=scales, flips=flips, ignore=ignore, margin_px=margin_px)
+        transforms = [cut]
+        if elastic_px:
+            transforms.append(partial(random_elastic, sigma_px=elastic_px, margin_px=margin_px, ignore=ignore))
         if flips == "all" and crop_px[0] == crop_px[1]:
             transforms.append(random_quarter_turn)
         if brightness or contrast or saturation:
@@ -77,7 +93,13 @@ def training_batches(
         key = tf.random.experimental.stateless_fold_in(tf.stack([seed, epoch]), position)
         for number, transform in enumerate(transforms):
             image, label = transform(image, label, tf.random.experimental.stateless_fold_in(key, number))
-        return tf.ensure_shape(tf.cast(image, tf.float32), [*crop_px, 3]), tf.ensure_shape(label, crop_px)
+        image, label = tf.ensure_shape(tf.cast(image, tf.float32), [*crop_px, 3]), tf.ensure_shape(label, crop_px)
+        if not border_weight:
+            return image, label
+        weigh = partial(
+            border_weights, w0=border_weight, sigma_px=border_sigma_px, background=border_background, ignore=ignore
+        )
+        return image, label, tf.ensure_shape(tf.numpy_function(weigh, [label], tf.float32), crop_px)
 
     # These functions branch by tf.cond; AutoGraph would only search them for Python's `if`.
     order, crop = (tf.autograph.experimental.do_not_convert(function) for function in (order, crop))
@@ -140,3 +162,15 @@ def _check(crop_px, batch, seed, first_epoch, epochs, scales, flips):
         raise ValueError(f"`scales` must be (smallest, largest), above 0. Received: {scales}")
     if flips not in _FLIPS:
         raise ValueError(f"`flips` must be one of {_FLIPS}. Received: {flips!r}")
+
+
+def _check_changes(elastic_px, border_weight, border_sigma_px, border_background, labels):
+    for name, number in (("elastic_px", elastic_px), ("border_weight", border_weight)):
+        if not 0 <= number < math.inf:
+            raise ValueError(f"`{name}` must be a finite number >= 0. Received: {number}")
+    if not 0 < border_sigma_px < math.inf:
+        raise ValueError(f"`border_sigma_px` must be a finite number above 0. Received: {border_sigma_px}")
+    if border_weight and not 0 <= border_background < len(labels):
+        raise ValueError(
+            f"`border_background` must be one of {len(labels)} classes, counted from 0. Received: {border_background}"
+        )

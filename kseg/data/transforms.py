@@ -10,7 +10,7 @@ from kseg.data.backend import tensorflow
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def random_crop(image, label, seed, *, crop_px, scales=(0.75, 1.5), flips="horizontal", ignore=None):
+def random_crop(image, label, seed, *, crop_px, scales=(0.75, 1.5), flips="horizontal", ignore=None, margin_px=0):
     """Random zoom, crop and flip in one interpolation (tf.image.crop_and_resize).
 
     Where the crop reaches beyond the image, the image goes on as in a mirror (Ronneberger et al. 2015, section 2) and
@@ -25,15 +25,19 @@ def random_crop(image, label, seed, *, crop_px, scales=(0.75, 1.5), flips="horiz
         scales: smallest and largest zoom; 2.0 shows things twice as large. Drawn evenly in the logarithm.
         flips: "none", "horizontal", or "all" (vertical too); each with probability 1/2.
         ignore: index of unlabelled pixels, or None.
+        margin_px: pixels around the crop that the result has beside it, on each side; the crop lies where it would
+            without them.
     Returns:
-        (float32 [*crop_px, 3], interpolated bilinearly with half-pixel centres; int32 [*crop_px], nearest pixel).
+        (float32 [*crop_px, 3], interpolated bilinearly with half-pixel centres; int32 [*crop_px], nearest pixel);
+        with a margin, 2 margin_px more in height and width.
     """
     tf = tensorflow()
     zoom_at, *place_at, flip_y, flip_x = tf.unstack(tf.random.stateless_uniform([5], seed), 5)
     low, high = (tf.math.log(tf.constant(scale, tf.float32)) for scale in scales)
     step = tf.exp(-(low + zoom_at * (high - low)))  # source pixels a pixel of the crop
     shape = tf.shape(label)
-    ends = [_ends(shape[axis], crop_px[axis], step, place_at[axis]) for axis in (0, 1)]
+    ends = [_ends(shape[axis], crop_px[axis], step, place_at[axis], margin_px) for axis in (0, 1)]
+    crop_px = [side + 2 * margin_px for side in crop_px]
     image, label, starts = _covering(image, label, ends, ignore)
     shape = tf.shape(label)
     (top, bottom), (left, right) = (
@@ -96,8 +100,8 @@ def random_quarter_turn(image, label, seed):
     return tf.ensure_shape(turned, image.shape), tf.ensure_shape(turned_label, label.shape)
 
 
-def _ends(size, crop, step, place):
-    """Where, in image pixels, the centres of the crop's first and last pixel lie along one axis.
+def _ends(size, crop, step, place, margin):
+    """Where, in image pixels, the centres of the first and last pixel of crop and margin lie along one axis.
 
     The crop's edge is put on a whole pixel, so that a crop without zoom needs no interpolation.
     """
@@ -106,7 +110,7 @@ def _ends(size, crop, step, place):
     room = tf.where(room < 0, tf.math.ceil(room), tf.math.floor(room))
     edge = tf.floor(tf.minimum(room, 0.0) + place * (tf.abs(room) + 1.0))
     first = edge + 0.5 * step - 0.5
-    return first, first + (crop - 1) * step
+    return first - margin * step, first + (crop - 1 + margin) * step
 
 
 def _covering(image, label, ends, ignore):
@@ -123,7 +127,7 @@ def _covering(image, label, ends, ignore):
 
     def mirrored():
         rows, columns = (tf.range(starts[axis], stops[axis]) for axis in (0, 1))
-        positions = [_mirror(rows, shape[0]), _mirror(columns, shape[1])]
+        positions = [mirror(rows, shape[0]), mirror(columns, shape[1])]
         wide, wide_label = (tf.gather(tf.gather(x, positions[0]), positions[1], axis=1) for x in (image, label))
         if ignore is not None:
             real = ((rows >= 0) & (rows < shape[0]))[:, None] & ((columns >= 0) & (columns < shape[1]))
@@ -133,8 +137,18 @@ def _covering(image, label, ends, ignore):
     return tf.cond(inside, lambda: (image, label, tf.zeros([2], tf.int32)), mirrored)
 
 
-def _mirror(positions, size):
-    """Positions on an endless strip of the image and its mirror images -> positions in the image."""
+def mirror(positions, size):
+    """Positions on an endless strip of the image and its mirror images -> positions in the image.
+
+    Args:
+        positions: int32, or float32 where whole numbers are the pixels' centres; any shape.
+        size: int32 scalar, pixels of the image along this axis.
+    Returns:
+        The same dtype and shape, in 0 .. size - 1.
+    """
     tf = tensorflow()
+    size = tf.cast(size, positions.dtype)
     positions = tf.math.floormod(positions, 2 * size)
-    return tf.minimum(positions, 2 * size - 1 - positions)
+    positions = tf.minimum(positions, 2 * size - 1 - positions)
+    # Only between two whole numbers, half a pixel beyond the last centre, is there anything left to limit.
+    return tf.clip_by_value(positions, 0, size - 1)

@@ -5,6 +5,7 @@ it worse can be seen.
 """
 
 import json
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
@@ -44,6 +45,11 @@ class Recipe:
         scales: smallest and largest random zoom.
         flips: "none", "horizontal" or "all" (horizontal, vertical and quarter turns).
         brightness, contrast, saturation: largest relative random change, 0 for none.
+        elastic_px: standard deviation of the elastic deformation in pixels, 0 for none.
+        border_weight: weight added to pixels between cells that touch (w0 of Ronneberger et al. 2015), 0 for none; for
+            losses that are means over pixels.
+        border_sigma_px: how fast that weight falls with the distance to the two nearest cells.
+        border_background: index of the class that is no cell.
         loss: names in LOSSES; their sum is minimised.
         label_smoothing: share of the target that the cross-entropy spreads over the other classes.
         optimizer: name in OPTIMIZERS.
@@ -89,6 +95,10 @@ class Recipe:
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
+    elastic_px: float = 0.0
+    border_weight: float = 0.0
+    border_sigma_px: float = 5.0
+    border_background: int = 0
     loss: tuple[str, ...] = ("cross_entropy",)
     label_smoothing: float = 0.0
     optimizer: str = "adamw"
@@ -118,17 +128,22 @@ class Recipe:
                 raise InputError(
                     f"recipe field `{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)}"
                 )
-        for name in ("learning_rate", "clip_norm"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+        for name in ("learning_rate", "clip_norm", "border_sigma_px"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"recipe field `{name}` must be positive. Received: {getattr(self, name)}")
-        for name in ("backbone_rate", "auxiliary_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"recipe field `{name}` must not be negative. Received: {getattr(self, name)}")
+        for name in ("elastic_px", "border_weight", "border_background", "backbone_rate", "auxiliary_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"recipe field `{name}` must be at least 0. Received: {getattr(self, name)}")
+        if self.border_weight and not set(self.loss) <= set(_PIXELWISE):
+            raise InputError(f"recipe field `border_weight` works with {', '.join(_PIXELWISE)}. Received: {self.loss}")
         if self.average is not None and not 0 < self.average < 1:
             raise InputError(f"recipe field `average` must lie between 0 and 1. Received: {self.average}")
         if self.thaw_after is not None and not self.frozen:
             raise InputError("recipe field `thaw_after` thaws what is `frozen`, and nothing is")
 
+
+# Losses that are a mean over pixels, which can be weighted.
+_PIXELWISE = ("cross_entropy", "focal")
 
 _CHOICES = {
     "flips": ("none", "horizontal", "all"),
@@ -183,7 +198,10 @@ def nuclei_unet_mobilenet():
 
 
 def membranes_unet():
-    """Neuronal membranes in electron microscopy (ISBI 2012), U-Net from scratch (Ronneberger et al. 2015)."""
+    """Neuronal membranes in electron microscopy (ISBI 2012), U-Net from scratch (Ronneberger et al. 2015).
+
+    Elastic deformation and border weights as in the paper; class 1 is the membrane between the cells.
+    """
     return Recipe(
         model="UNet",
         filters=32,
@@ -195,6 +213,10 @@ def membranes_unet():
         repeats=4,
         flips="all",
         saturation=0.0,
+        elastic_px=10.0,
+        border_weight=10.0,
+        border_sigma_px=5.0,
+        border_background=1,
         learning_rate=1e-3,
         validate_every=5,
         cache="memory",

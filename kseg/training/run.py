@@ -175,7 +175,7 @@ def _finished_epochs(state, recipe, folder):
 
 
 def training_stream(recipe, source, first_epoch=0):
-    """The recipe's crops from `first_epoch` to the last, as one tf.data.Dataset of (images, labels)."""
+    """The recipe's crops from `first_epoch` to the last, as one tf.data.Dataset of (images, labels[, weights])."""
     if recipe.cache == "memory":
         source = data.cached(source, "memory")
     return data.training_batches(
@@ -190,6 +190,10 @@ def training_stream(recipe, source, first_epoch=0):
         brightness=recipe.brightness,
         contrast=recipe.contrast,
         saturation=recipe.saturation,
+        elastic_px=recipe.elastic_px,
+        border_weight=recipe.border_weight,
+        border_sigma_px=recipe.border_sigma_px,
+        border_background=recipe.border_background,
     )
 
 

@@ -110,6 +110,10 @@ MISTAKES = {
     "`seed` must be": {"seed": -1},
     "`scales` must be": {"scales": (2.0, 1.0)},
     "`flips` must be": {"flips": "vertical"},
+    "`elastic_px` must be": {"elastic_px": float("nan")},
+    "`border_weight` must be": {"border_weight": -1.0},
+    "`border_sigma_px` must be": {"border_sigma_px": 0.0},
+    "`border_background` must be": {"border_weight": 1.0, "border_background": 3},
 }
 
 

@@ -45,11 +45,21 @@ def test_values_are_read_by_the_type_of_their_field():
         ("schedule=steps", "`schedule` must be one of constant, polynomial, cosine"),
         ("scales=2,1", "smallest,largest"),
         ("learning_rate=nan", "`learning_rate` must be positive"),
+        ("elastic_px=-1", "`elastic_px` must be at least 0"),
+        ("border_weight=nan", "`border_weight` must be at least 0"),
+        ("border_sigma_px=0", "`border_sigma_px` must be positive"),
     ],
 )
 def test_a_bad_setting_is_told_with_the_rule(setting, message):
     with pytest.raises(InputError, match=message):
         change(Recipe(model="UNet"), [setting])
+
+
+def test_border_weights_want_a_loss_that_is_a_mean_over_pixels():
+    recipe = Recipe(model="UNet", border_weight=10.0)
+    assert change(recipe, ["loss=focal"]).border_weight == 10.0
+    with pytest.raises(InputError, match="`border_weight` works with cross_entropy, focal"):
+        change(recipe, ["loss=cross_entropy,soft_dice"])
 
 
 def test_an_unknown_recipe_lists_those_that_exist():
