@@ -26,6 +26,15 @@ SETTINGS = [
     "warmup_steps=3",
 ]
 
+# Of 4 epochs with 18 batches, 3 validation images and up to 2 files each; chosen by lot. The step that follows an
+# epoch's files, and each kind of file (best.keras has odd numbers while the score rises), are among them.
+MOMENTS = [
+    *(("step", count) for count in (7, 19, 40, 66)),
+    *(("validation", count) for count in (2, 8)),
+    *(("write", count) for count in (1, 2, 4)),
+    ("rename", 2),
+]
+
 
 def _start(data, run, *more):
     settings = [] if "--resume" in more else [word for s in SETTINGS for word in ("--set", s)]
@@ -69,3 +78,29 @@ def test_kill_and_resume_give_the_same_weights(tiny_data, tmp_path):
     for name in ("best.keras", "last.keras", "recipe.json", "history.csv", "scores.json", "curve.png", "iou.png"):
         assert (killed / name).is_file(), name
     assert list((killed / "logs").iterdir())
+
+
+@pytest.fixture(scope="module")
+def left_alone(tiny_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("alone") / "run"
+    _finish(_start(tiny_data, run))
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "count"), MOMENTS)
+def test_killed_at_any_moment(moment, count, left_alone, tiny_data, tmp_path):
+    run = tmp_path / "run"
+    script = Path(__file__).with_name("kill_at.py")
+    settings = [word for s in SETTINGS for word in ("--set", s)]
+    arguments = ["nuclei_unet", "--data", str(tiny_data), "--out", str(run)]
+    command = [sys.executable, str(script), moment, str(count), *arguments, *settings]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    _finish(_start(tiny_data, run, "--resume"))
+    for name in ("last.keras", "best.keras"):
+        expected, found = (load_model(folder / name)[0].weights for folder in (left_alone, run))
+        for ours, theirs in zip(expected, found, strict=True):
+            np.testing.assert_allclose(np.asarray(theirs), np.asarray(ours), rtol=0, atol=1e-5)
+    left = {path.name for path in run.iterdir()}
+    assert left == {path.name for path in left_alone.iterdir()}, "temporary files stay behind"

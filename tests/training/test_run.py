@@ -75,8 +75,8 @@ def test_frozen_layers_stay_until_they_are_thawed(sources, tmp_path):
         for run in (thawed, frozen, start)
     }
     for name, value in weights["start"].items():
-        assert (weights["frozen"][name] == value).all() == name.startswith("encode"), name
-        assert (weights["thawed"][name] != value).any(), name
+        changed = {run: np.abs(weights[run][name] - value).max() > 1e-9 for run in ("frozen", "thawed")}
+        assert changed == {"frozen": not name.startswith("encode"), "thawed": True}, name
     assert thawed.history[0]["loss"] == frozen.history[0]["loss"]
 
 
