@@ -13,6 +13,7 @@ NETWORKS = {name: getattr(applications, name) for name in ("FCN32s", "FCN16s", "
 LOSSES = {
     "cross_entropy": losses.CrossEntropy,
     "focal": losses.Focal,
+    "hard_pixels": losses.HardPixels,
     "soft_dice": losses.SoftDice,
     "soft_jaccard": losses.SoftJaccard,
     "tversky": losses.Tversky,
@@ -61,13 +62,24 @@ def build_network(recipe, classes):
     return network
 
 
-def build_loss(recipe, labels):
-    """The sum of the recipe's losses, blind to the label set's ignore index."""
+def build_loss(recipe, labels, class_weights=None):
+    """The sum of the recipe's losses, blind to the label set's ignore index.
+
+    Args:
+        recipe: Recipe.
+        labels: LabelSet.
+        class_weights: one number a class for those losses that are means over pixels, or None.
+    """
     terms = []
     for name in recipe.loss:
         loss = _find(LOSSES, name, "loss")
-        smoothing = {"label_smoothing": recipe.label_smoothing} if name == "cross_entropy" else {}
-        terms.append(loss(ignore=labels.ignore, **smoothing))
+        options = {
+            "ignore": labels.ignore,
+            "label_smoothing": recipe.label_smoothing,
+            "class_weights": class_weights,
+            "share": recipe.hard_share,
+        }
+        terms.append(loss(**{k: v for k, v in options.items() if k in inspect.signature(loss).parameters}))
     return terms[0] if len(terms) == 1 else losses.WeightedSum(terms)
 
 

@@ -92,7 +92,7 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
     precision = state["precision"] if state else choose_precision(recipe.precision)
     log(f"Precision: {precision} (Keras on {keras.backend.backend()}; change it with --set precision=...)")
     steps = recipe.repeats * data.steps_per_epoch(train_source, recipe.batch)
-    model = _compiled(recipe, labels, steps, precision)
+    model = _compiled(recipe, labels, steps, precision, _class_weights(recipe, train_source, log))
     log(f"{recipe.model}: {model.count_params() / 1e6:.2f} M parameters, {recipe.epochs} epochs of {steps} steps")
     if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,17 @@ def training_stream(recipe, source, first_epoch=0):
     )
 
 
-def _compiled(recipe, labels, steps, precision):
+def _class_weights(recipe, source, log):
+    """One number a class, counted in the training masks, or None: the same whenever a run is resumed."""
+    if recipe.class_weights == "none":
+        return None
+    weights = data.class_weights(data.class_frequencies(source), recipe.class_weights)
+    named = zip(source.labels.names, weights, strict=True)
+    log(f"Class weights ({recipe.class_weights}): " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
+    return weights
+
+
+def _compiled(recipe, labels, steps, precision, class_weights):
     keras.utils.set_random_seed(recipe.seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
@@ -161,7 +171,7 @@ def _compiled(recipe, labels, steps, precision):
         model = build_network(recipe, len(labels))
         model.compile(
             optimizer=build_optimizer(recipe, steps * recipe.epochs),
-            loss=build_loss(recipe, labels),
+            loss=build_loss(recipe, labels, class_weights),
             metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore)],
             jit_compile=keras.backend.backend() == "jax",
         )
