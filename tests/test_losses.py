@@ -12,7 +12,7 @@ from keras import ops
 
 from kseg import losses
 
-FUNCTIONS = ["cross_entropy", "focal", "soft_dice", "soft_jaccard", "tversky", "lovasz_softmax"]
+FUNCTIONS = ["cross_entropy", "focal", "hard_pixels", "soft_dice", "soft_jaccard", "tversky", "lovasz_softmax"]
 VOID = 255
 
 # Keras on TensorFlow saves its variables in a way that NumPy 2 warns of.
@@ -67,6 +67,18 @@ def plain_cross_entropy(labels, logits, class_weights=None, label_smoothing=0.0,
     return total / weight
 
 
+def plain_hard_pixels(labels, logits, share=0.25, class_weights=None, sample_weight=None):
+    """Sorted, the hardest taken one by one; for examples without ties."""
+    weights = np.ones(labels.shape) if sample_weight is None else np.broadcast_to(sample_weight, labels.shape)
+    weights = weights[labels != VOID]
+    labels, probabilities = valid_pixels(labels, logits)
+    costs = -np.log(probabilities[np.arange(len(labels)), labels])
+    weights = weights * (1.0 if class_weights is None else np.asarray(class_weights)[labels])
+    costs, weights = costs[weights > 0], weights[weights > 0]
+    hardest = np.argsort(-costs)[: max(round(share * len(costs)), 1)]
+    return (costs * weights)[hardest].sum() / weights[hardest].sum()
+
+
 def plain_regions(labels, logits, score):
     labels, probabilities = valid_pixels(labels, logits)
     values = [score(probabilities[:, c], (labels == c).astype(float)) for c in np.unique(labels)]
@@ -103,6 +115,7 @@ def plain_lovasz(p, g):
 PLAIN = {
     "cross_entropy": plain_cross_entropy,
     "focal": lambda labels, logits: plain_cross_entropy(labels, logits, gamma=2.0),
+    "hard_pixels": plain_hard_pixels,
     "soft_dice": lambda labels, logits: plain_regions(labels, logits, plain_dice),
     "soft_jaccard": lambda labels, logits: plain_regions(labels, logits, plain_jaccard),
     "tversky": lambda labels, logits: plain_regions(labels, logits, plain_tversky),
@@ -130,6 +143,7 @@ def test_hand_worked():
     expected = {
         "cross_entropy": np.log(2) / 3,
         "focal": np.log(2) / 12,
+        "hard_pixels": np.log(2),  # a quarter of three pixels: one
         # class 0: p 1, .5, 0; both 1.5, p^2 1.25, g 2. class 1: p 0, .5, 1; both 1, p^2 1.25, g 1.
         "soft_dice": 1 - (3 / 3.25 + 2 / 2.25) / 2,
         "soft_jaccard": 1 - (1.5 / 1.75 + 1 / 1.25) / 2,
@@ -155,6 +169,38 @@ def test_class_weights_smoothing_and_sample_weight():
     np.testing.assert_allclose(
         float(value), plain_cross_entropy(labels, logits, sample_weight=image[:, None, None]), 1e-6
     )
+
+
+def test_hard_pixels_with_weights_and_shares():
+    labels, logits = example(shape=(3, 9, 8))
+    pixels = np.random.default_rng(1).random(labels.shape).astype("float32")
+    pixels[0, :4] = 0.0  # these do not count among the pixels
+    for share in (0.001, 0.1, 0.3, 0.77):
+        value = losses.hard_pixels(labels, logits, VOID, share, [0.5, 0.0, 1.0, 2.0], pixels)
+        expected = plain_hard_pixels(labels, logits, share, [0.5, 0.0, 1.0, 2.0], pixels)
+        np.testing.assert_allclose(float(value), expected, rtol=1e-6)
+    value = losses.hard_pixels(labels, logits, VOID, 1.0, [0.5, 3.0, 1.0, 2.0], pixels)
+    np.testing.assert_allclose(
+        float(value), plain_cross_entropy(labels, logits, [0.5, 3.0, 1.0, 2.0], 0, 0, pixels), rtol=1e-6
+    )
+
+
+def test_hard_pixels_leave_the_easy_ones_alone_and_treat_equals_alike():
+    labels = np.zeros((1, 2, 4), "int32")
+    logits = np.zeros((1, 2, 4, 2), "float32")
+    logits[..., 0] = [[-2, 1, 1, 1], [5, 5, 5, 5]]  # one hard, three alike, four easy
+    value, gradient = value_and_gradient(lambda x: losses.hard_pixels(labels, x, share=0.25), logits)
+    costs = np.log1p(np.exp([2.0, -1.0]))
+    np.testing.assert_allclose(value, costs.mean(), rtol=1e-6)  # two of eight: the hard one, and one of those alike
+    assert (gradient[0, 1] == 0).all()
+    np.testing.assert_allclose(gradient[0, 0, 1:], gradient[0, 0, 1:2].repeat(3, 0), rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, 0, 1, 1], 1 / (1 + np.e) / 6, rtol=1e-5)
+
+
+def test_a_diverged_network_is_not_hidden_by_the_choice_of_pixels():
+    labels, logits = example()
+    logits[tuple(np.argwhere(labels != VOID)[0])] = np.nan
+    assert np.isnan(float(losses.hard_pixels(labels, logits, VOID)))
 
 
 def test_relations_between_losses():
@@ -254,6 +300,7 @@ HALVES_DICE = 2 * HALVES_P / (HALVES_P**2 + (1 - HALVES_P) ** 2 + 1)
 HALVES_LOSS = {
     "cross_entropy": -np.log(HALVES_P),
     "focal": -np.log(HALVES_P) * (1 - HALVES_P) ** 2,
+    "hard_pixels": -np.log(HALVES_P),
     "soft_dice": 1 - HALVES_DICE,
     "soft_jaccard": 1 - HALVES_DICE / (2 - HALVES_DICE),
     "tversky": 1 - HALVES_P,
@@ -324,6 +371,8 @@ def test_argument_errors():
         (lambda: losses.CrossEntropy(class_weights=[1, -1]), "`class_weights` must"),
         (lambda: losses.Focal(gamma=-1), "`gamma` must"),
         (lambda: losses.Focal(class_weights=[0, 0]), "`class_weights` must"),
+        (lambda: losses.HardPixels(share=0.0), "`share` must"),
+        (lambda: losses.HardPixels(share=float("nan")), "`share` must"),
         (lambda: losses.SoftDice(smooth=-1), "`smooth` must"),
         (lambda: losses.Tversky(0.0, 0.0), "`alpha` and `beta` must"),
         (lambda: losses.WeightedSum([]), "`losses` must"),
@@ -343,6 +392,7 @@ OBJECTS = {
     "cross_entropy": lambda: losses.CrossEntropy(ignore=VOID),
     "weighted": lambda: losses.CrossEntropy(np.int64(VOID), class_weights=np.array([1, 2, 3, 4]), label_smoothing=0.1),
     "focal": lambda: losses.Focal(ignore=VOID, gamma=1.0),
+    "hard_pixels": lambda: losses.HardPixels(ignore=VOID, share=0.5, class_weights=[1, 2, 3, 4]),
     "soft_dice": lambda: losses.SoftDice(ignore=VOID, smooth=1.0),
     "soft_jaccard": lambda: losses.SoftJaccard(ignore=VOID),
     "tversky": lambda: losses.Tversky(alpha=0.4, beta=0.6, ignore=VOID),

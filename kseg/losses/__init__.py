@@ -9,13 +9,23 @@ gradients; a label that is neither a class nor `ignore` gives NaN (a graph canno
 those of the valid pixels. Under `tf.distribute` each replica takes its own mean, and the means are averaged.
 """
 
-from kseg.losses.classes import CrossEntropy, Focal, LovaszSoftmax, SoftDice, SoftJaccard, Tversky, WeightedSum
+from kseg.losses.classes import (
+    CrossEntropy,
+    Focal,
+    HardPixels,
+    LovaszSoftmax,
+    SoftDice,
+    SoftJaccard,
+    Tversky,
+    WeightedSum,
+)
 from kseg.losses.overlap import lovasz_softmax, soft_dice, soft_jaccard, tversky
-from kseg.losses.pixelwise import cross_entropy, focal
+from kseg.losses.pixelwise import cross_entropy, focal, hard_pixels
 
 __all__ = [
     "CrossEntropy",
     "Focal",
+    "HardPixels",
     "LovaszSoftmax",
     "SoftDice",
     "SoftJaccard",
@@ -23,6 +33,7 @@ __all__ = [
     "WeightedSum",
     "cross_entropy",
     "focal",
+    "hard_pixels",
     "lovasz_softmax",
     "soft_dice",
     "soft_jaccard",

@@ -32,7 +32,7 @@ class _SegmentationLoss(keras.losses.Loss):
         if not self._takes_weights:
             raise ValueError(
                 f"`sample_weight` must be None for {type(self).__name__}, which compares regions and is no mean over "
-                f"pixels (CrossEntropy and Focal take it). Received: shape {tuple(sample_weight.shape)}"
+                f"pixels (CrossEntropy, Focal and HardPixels take it). Received: shape {tuple(sample_weight.shape)}"
             )
         # Keras would multiply its weights into the finished mean; as part of the truth they reach the function.
         return super().__call__((y_true, sample_weight), y_pred)
@@ -91,6 +91,26 @@ class Focal(_SegmentationLoss):
     def __init__(self, ignore=None, gamma=2.0, class_weights=None, name="focal"):
         pixelwise.check_gamma(gamma)
         super().__init__(name, ignore=ignore, gamma=float(gamma), class_weights=_checked(class_weights))
+
+
+@keras.saving.register_keras_serializable("kseg")
+class HardPixels(_SegmentationLoss):
+    """Cross-entropy over the hardest pixels of the batch (Wu et al. 2016): see `kseg.losses.hard_pixels`.
+
+    Args:
+        ignore: label of the pixels that do not count, or None.
+        share: in (0, 1], the part of the valid pixels that counts.
+        class_weights: one number >= 0 a class, or None.
+        name: the name of the loss.
+    Takes `sample_weight` [B] or [B, H, W] in `fit`. Under `tf.distribute` each replica takes its own hardest pixels.
+    """
+
+    _function = staticmethod(pixelwise.hard_pixels)
+    _takes_weights = True
+
+    def __init__(self, ignore=None, share=0.25, class_weights=None, name="hard_pixels"):
+        pixelwise.check_share(share)
+        super().__init__(name, ignore=ignore, share=float(share), class_weights=_checked(class_weights))
 
 
 @keras.saving.register_keras_serializable("kseg")

@@ -1,4 +1,4 @@
-"""Losses that are a mean over pixels: cross-entropy and focal loss."""
+"""Losses that are a mean over pixels: cross-entropy, over all or the hardest, and focal loss."""
 
 from keras import ops
 
@@ -64,6 +64,35 @@ def focal(labels, logits, ignore=None, gamma=2.0, class_weights=None, sample_wei
     return _mean(losses, weights) + flaw
 
 
+def hard_pixels(labels, logits, ignore=None, share=0.25, class_weights=None, sample_weight=None):
+    """Cross-entropy over the hardest pixels of the batch: those with the largest cross-entropy.
+
+    Of the n valid pixels with a weight above 0, the share * n with the largest cross-entropy are taken (rounded, at
+    least one), whatever their weights; the loss is their weighted mean as in `cross_entropy`. Pixels that are exactly
+    as hard as the last one taken share the places that are left, so that the value does not depend on their order.
+
+    Args:
+        labels: whole numbers [B, H, W] or [B, H, W, 1], class indices; `ignore` marks unlabelled pixels.
+        logits: float [B, H, W, classes], not normalised.
+        ignore: label of the pixels that do not count, outside 0..classes - 1, or None.
+        share: in (0, 1]; 1 is cross-entropy.
+        class_weights: one number >= 0 a class, or None for 1 each.
+        sample_weight: float >= 0, [B] or [B, H, W] or [B, H, W, 1], or None.
+    Returns:
+        float32 scalar >= 0; 0 without valid pixels; NaN if a label is neither a class nor `ignore`.
+    Raises:
+        ValueError: as `cross_entropy`.
+    Reference: Wu et al. 2016 ("Bridging category-level and instance-level semantic image segmentation"), section 3
+    (online bootstrapping); Shrivastava et al. 2016 (OHEM). Departs: a share of the batch's valid pixels in the place of
+    a threshold or a fixed number, so that it means the same for every crop, batch and amount of unlabelled pixels.
+    """
+    check_share(share)
+    labels, logits, valid, flaw = prepare(labels, logits, ignore)
+    losses = _cross_entropies(labels, logits)
+    weights = _weights(labels, valid, logits.shape[-1], class_weights, sample_weight)
+    return _mean(losses, weights * _hardest(ops.stop_gradient(losses), weights > 0, share)) + flaw
+
+
 def check_smoothing(label_smoothing):
     """Raises: ValueError: not in [0, 1)."""
     if not 0.0 <= label_smoothing < 1.0:
@@ -76,6 +105,12 @@ def check_gamma(gamma):
         raise ValueError(f"`gamma` must be a finite number >= 0. Received: {gamma}")
 
 
+def check_share(share):
+    """Raises: ValueError: not in (0, 1]."""
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"`share` must be in (0, 1]. Received: {share}")
+
+
 def check_class_weights(class_weights):
     """Raises: ValueError: a weight is negative or not finite, or all are 0."""
     weights = list(class_weights)
@@ -86,6 +121,19 @@ def check_class_weights(class_weights):
 def _cross_entropies(labels, logits):
     # float32 [B, H, W]; at pixels that are not valid any finite value, which the weights take out.
     return ops.sparse_categorical_crossentropy(ops.maximum(labels, 0), logits, from_logits=True)
+
+
+def _hardest(losses, counted, share):
+    """float32 [B, H, W]: 1 for the hardest `share` of the counted pixels, less for ties with the last, else 0."""
+    losses = ops.where(counted, losses, -1.0)  # behind every counted pixel
+    ranked = ops.sort(ops.reshape(losses, (-1,)))  # rising
+    total = ops.cast(ops.sum(ops.cast(counted, "int32")), "float32")
+    taken = ops.maximum(ops.cast(ops.round(share * total), "int32"), 1)
+    least = ops.take(ranked, ops.shape(ranked)[0] - taken)
+    harder, tied = losses > least, losses == least
+    left = taken - ops.sum(ops.cast(harder, "int32"))
+    part = ops.cast(left, "float32") / ops.cast(ops.maximum(ops.sum(ops.cast(tied, "int32")), 1), "float32")
+    return ops.where(harder, 1.0, ops.where(tied, part, 0.0))
 
 
 def _mean(losses, weights):

@@ -17,6 +17,7 @@ NETWORKS = {name: getattr(applications, name) for name in ("FCN32s", "FCN16s", "
 LOSSES = {
     "cross_entropy": losses.CrossEntropy,
     "focal": losses.Focal,
+    "hard_pixels": losses.HardPixels,
     "soft_dice": losses.SoftDice,
     "soft_jaccard": losses.SoftJaccard,
     "tversky": losses.Tversky,
@@ -98,17 +99,18 @@ def build_trainer(recipe, labels, precision):
         keras.config.set_dtype_policy(before)
 
 
-def compile_trainer(model, recipe, labels, steps):
-    """Compile what `build_trainer` made with the recipe's loss, optimizer and schedule.
+def compile_trainer(model, recipe, labels, steps, loss):
+    """Compile what `build_trainer` made with the recipe's optimizer and schedule.
 
     Args:
         model, recipe, labels: as there.
         steps: batches an epoch.
+        loss: from `build_loss`.
     """
     rates = dict.fromkeys(layers_of(recipe, ["backbone"]), recipe.backbone_rate) if recipe.backbone_rate != 1 else None
     model.compile(
         optimizer=build_optimizer(recipe, steps * recipe.epochs, rates),
-        loss=build_loss(recipe, labels),
+        loss=loss,
         metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore)],
         jit_compile=keras.backend.backend() == "jax",
     )
@@ -138,18 +140,29 @@ def thaw(model, frozen, recipe, labels, steps):
     for layer in frozen:
         layer.trainable = True
     before = model.optimizer
-    compile_trainer(model, recipe, labels, steps)
+    compile_trainer(model, recipe, labels, steps, model.loss)
     model.optimizer.build(model.trainable_variables)
     carry_over(before, model.optimizer)
 
 
-def build_loss(recipe, labels):
-    """The sum of the recipe's losses, blind to the label set's ignore index."""
+def build_loss(recipe, labels, class_weights=None):
+    """The sum of the recipe's losses, blind to the label set's ignore index.
+
+    Args:
+        recipe: Recipe.
+        labels: LabelSet.
+        class_weights: one number a class for those losses that are means over pixels, or None.
+    """
     terms = []
     for name in recipe.loss:
         loss = _find(LOSSES, name, "loss")
-        smoothing = {"label_smoothing": recipe.label_smoothing} if name == "cross_entropy" else {}
-        terms.append(loss(ignore=labels.ignore, **smoothing))
+        options = {
+            "ignore": labels.ignore,
+            "label_smoothing": recipe.label_smoothing,
+            "class_weights": class_weights,
+            "share": recipe.hard_share,
+        }
+        terms.append(loss(**{k: v for k, v in options.items() if k in inspect.signature(loss).parameters}))
     return terms[0] if len(terms) == 1 else losses.WeightedSum(terms)
 
 

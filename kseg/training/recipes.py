@@ -51,7 +51,10 @@ class Recipe:
         border_sigma_px: how fast that weight falls with the distance to the two nearest cells.
         border_background: index of the class that is no cell.
         loss: names in LOSSES; their sum is minimised.
+        class_weights: "none", or weights counted in the training masks, for the losses that are means over pixels:
+            "median_frequency" or "inverse_log" (kseg.data.class_weights).
         label_smoothing: share of the target that the cross-entropy spreads over the other classes.
+        hard_share: share of the pixels that the loss "hard_pixels" takes, in 0..1.
         optimizer: name in OPTIMIZERS.
         learning_rate: after the warm-up.
         weight_decay: decoupled, for "adamw"; L2-like for "sgd".
@@ -100,7 +103,9 @@ class Recipe:
     border_sigma_px: float = 5.0
     border_background: int = 0
     loss: tuple[str, ...] = ("cross_entropy",)
+    class_weights: str = "none"
     label_smoothing: float = 0.0
+    hard_share: float = 0.25
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -134,8 +139,17 @@ class Recipe:
         for name in ("elastic_px", "border_weight", "border_background", "backbone_rate", "auxiliary_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"recipe field `{name}` must be at least 0. Received: {getattr(self, name)}")
+        if not 0 < self.hard_share <= 1:
+            raise InputError(f"recipe field `hard_share` must be above 0 and at most 1. Received: {self.hard_share}")
+        if self.class_weights != "none" and not set(self.loss) & set(_PIXELWISE):
+            raise InputError(
+                f"recipe field `class_weights` works with {', '.join(_PIXELWISE)}. Received: {', '.join(self.loss)}"
+            )
         if self.border_weight and not set(self.loss) <= set(_PIXELWISE):
-            raise InputError(f"recipe field `border_weight` works with {', '.join(_PIXELWISE)}. Received: {self.loss}")
+            raise InputError(
+                f"recipe field `border_weight` works with {', '.join(_PIXELWISE)} alone. "
+                f"Received: {', '.join(self.loss)}"
+            )
         if self.average is not None and not 0 < self.average < 1:
             raise InputError(f"recipe field `average` must lie between 0 and 1. Received: {self.average}")
         if self.thaw_after is not None and not self.frozen:
@@ -143,9 +157,10 @@ class Recipe:
 
 
 # Losses that are a mean over pixels, which can be weighted.
-_PIXELWISE = ("cross_entropy", "focal")
+_PIXELWISE = ("cross_entropy", "focal", "hard_pixels")
 
 _CHOICES = {
+    "class_weights": ("none", "median_frequency", "inverse_log"),
     "flips": ("none", "horizontal", "all"),
     "schedule": ("constant", "polynomial", "cosine"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),

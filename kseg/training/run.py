@@ -15,7 +15,7 @@ import keras
 from kseg import data
 from kseg.errors import InputError
 from kseg.files import replacing
-from kseg.training.build import build_trainer, compile_trainer, freeze, thaw
+from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, thaw
 from kseg.training.callbacks import (
     AveragedWeights,
     LearningCurves,
@@ -107,7 +107,8 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print, abo
     # `last.keras` holds the optimizer of the part of the run in which it was written.
     thawed = recipe.thaw_after is not None and first > recipe.thaw_after
     frozen = [] if thawed else freeze(model, recipe)
-    compile_trainer(model, recipe, labels, steps)
+    loss = build_loss(recipe, labels, _class_weights(recipe, train_source, log))
+    compile_trainer(model, recipe, labels, steps, loss)
     about = {**(about or {}), "images": [len(train_source.names), len(val_source.names)]}
     about = facts(precision, prediction_model(model).count_params(), about)
     log(f"{recipe.model}: {about['parameters'] / 1e6:.2f} M parameters, {recipe.epochs} epochs of {steps} steps")
@@ -195,6 +196,16 @@ def training_stream(recipe, source, first_epoch=0):
         border_sigma_px=recipe.border_sigma_px,
         border_background=recipe.border_background,
     )
+
+
+def _class_weights(recipe, source, log):
+    """One number a class, counted in the training masks, or None: the same whenever a run is resumed."""
+    if recipe.class_weights == "none":
+        return None
+    weights = data.class_weights(data.class_frequencies(source), recipe.class_weights)
+    named = zip(source.labels.names, weights, strict=True)
+    log(f"Class weights ({recipe.class_weights}): " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
+    return weights
 
 
 def _validation_epochs(recipe):

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from kseg.errors import InputError
-from kseg.training.build import build_network
+from kseg.labels import LabelSet
+from kseg.training.build import build_loss, build_network
 from kseg.training.recipes import RECIPES, Recipe, change, find_recipe, recipe_from_json, recipe_to_json
 
 
@@ -47,6 +48,8 @@ def test_values_are_read_by_the_type_of_their_field():
         ("learning_rate=nan", "`learning_rate` must be positive"),
         ("elastic_px=-1", "`elastic_px` must be at least 0"),
         ("border_weight=nan", "`border_weight` must be at least 0"),
+        ("hard_share=0", "`hard_share` must be above 0"),
+        ("class_weights=inverse", "`class_weights` must be one of none, median_frequency, inverse_log"),
         ("border_sigma_px=0", "`border_sigma_px` must be positive"),
     ],
 )
@@ -58,8 +61,17 @@ def test_a_bad_setting_is_told_with_the_rule(setting, message):
 def test_border_weights_want_a_loss_that_is_a_mean_over_pixels():
     recipe = Recipe(model="UNet", border_weight=10.0)
     assert change(recipe, ["loss=focal"]).border_weight == 10.0
-    with pytest.raises(InputError, match="`border_weight` works with cross_entropy, focal"):
+    with pytest.raises(InputError, match="`border_weight` works with cross_entropy, focal, hard_pixels alone"):
         change(recipe, ["loss=cross_entropy,soft_dice"])
+
+
+def test_class_weights_go_to_the_losses_that_take_them():
+    recipe = change(Recipe(model="UNet"), ["class_weights=inverse_log", "loss=hard_pixels,soft_dice", "hard_share=0.5"])
+    hard, dice = build_loss(recipe, LabelSet.numbered(2), [1.0, 3.0]).losses
+    assert (hard.get_config()["class_weights"], hard.get_config()["share"]) == ([1.0, 3.0], 0.5)
+    assert dice.get_config() == {"name": "soft_dice", "ignore": None, "smooth": 0.0}
+    with pytest.raises(InputError, match="`class_weights` works with cross_entropy, focal, hard_pixels"):
+        change(recipe, ["loss=soft_dice"])
 
 
 def test_an_unknown_recipe_lists_those_that_exist():

@@ -24,6 +24,8 @@ SETTINGS = [
     "precision=float32",
     "validate_every=1",
     "warmup_steps=3",
+    "elastic_px=2",
+    "class_weights=median_frequency",
 ]
 
 # Of 4 epochs with 18 batches, 3 validation images and up to 2 files each; chosen by lot. The step that follows an
@@ -65,7 +67,9 @@ def test_kill_and_resume_give_the_same_weights(tiny_data, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     first = _start(tiny_data, killed)
     _kill_after_epoch(first, killed, epochs=2)
-    assert "Resuming after epoch" in _finish(_start(tiny_data, killed, "--resume"))
+    resumed = _finish(_start(tiny_data, killed, "--resume"))
+    assert "Class weights (median_frequency): ground" in resumed
+    assert "Resuming after epoch" in resumed
     _finish(_start(tiny_data, whole))
 
     expected, found = (load_model(run / "last.keras")[0] for run in (whole, killed))
