@@ -187,7 +187,7 @@ class ConfusionMatrix(keras.metrics.Metric):
         # int32 [B, H, W]
         by_class = len(predictions.shape) == 4 and "float" in keras.backend.standardize_dtype(predictions.dtype)
         if by_class and predictions.shape[-1] == self.classes:
-            indices = _first_largest(predictions)
+            indices = first_largest(predictions)
         elif not by_class and "int" in keras.backend.standardize_dtype(predictions.dtype):
             indices = ops.cast(_without_channel(predictions), "int32")
         else:
@@ -303,7 +303,7 @@ def _to_int32(labels):
     return whole, ops.cast(whole, dtype) == labels
 
 
-def _first_largest(scores):
+def first_largest(scores):
     """Argmax over the last axis, float -> int32; at a tie the first (with -0.0 below 0.0, as in keras.ops.argmax).
 
     The bits of a float32, read as an integer, sort like the number itself once those of negative numbers are turned

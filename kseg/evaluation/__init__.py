@@ -9,6 +9,9 @@ _HOMES = {
     "Scores": "scores",
     "evaluate": "scores",
     "summarise": "scores",
+    "Augmented": "augmentation",
+    "BoundaryScores": "boundaries",
+    "evaluate_boundaries": "boundaries",
     "KerasPredictor": "predictors",
     "load_predictor": "predictors",
 }

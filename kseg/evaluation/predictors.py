@@ -4,10 +4,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
 from kseg import runtime
-from kseg.errors import InputError
-from kseg.runtime.tiles import in_tiles
+from kseg.errors import CheckError, InputError
+from kseg.evaluation.augmentation import Augmented
+from kseg.metrics import first_largest
+from kseg.runtime import windows
 from kseg.training.checkpoint import load_model
 
 
@@ -15,15 +18,24 @@ class KerasPredictor:
     """A Keras network as a predictor.
 
     Attributes:
-        model: keras.Model, images [B, H, W, 3] -> logits [B, H, W, classes], any size.
+        model: keras.Model, images [B, H, W, 3] -> logits or probabilities [B, H, W, classes], any size.
         labels: LabelSet.
+        kind: what the scores are, "logits" or "probabilities".
+        size_px: None: it works at each image's own size.
     """
 
+    size_px = None
+
     def __init__(self, model, labels):
-        # On TensorFlow, Keras would let XLA compile a model that was never compiled, anew for every image size.
-        model.jit_compile = keras.backend.backend() == "jax"
         self.model = model
         self.labels = labels
+        activation = getattr(model.layers[-1], "activation", None)
+        self.kind = "probabilities" if getattr(activation, "__name__", "") in ("softmax", "sigmoid") else "logits"
+        # The scores of a street scene of 21 classes are 84 times its classes: these are found where the scores are.
+        self._labeller = keras.Model(model.input, _Classes(dtype="float32")(model.output))
+        for compiled in (model, self._labeller):
+            # On TensorFlow, Keras would let XLA compile a model that was never compiled, anew for every image size.
+            compiled.jit_compile = keras.backend.backend() == "jax"
 
     def __call__(self, images):
         """uint8 or float [B, H, W, 3] in 0..255 -> float32 scores [B, H, W, classes]."""
@@ -31,32 +43,60 @@ class KerasPredictor:
         return np.asarray(self.model.predict_on_batch(np.asarray(images, np.float32)))
 
     def indices(self, images):
-        """The class of every pixel, in bounded memory for images of any size (see `kseg.runtime.tiles`).
+        """The class of every pixel, in bounded memory for images of any size (see `kseg.runtime.windows`).
+
+        Images of equal size go through the same compiled call, the argmax included; on TensorFlow those of all other
+        sizes share one more.
 
         Args:
             images: uint8 or float [B, H, W, 3] in 0..255.
         Returns:
             int32 [B, H, W].
+        Raises:
+            CheckError: scores that are not finite.
         """
         images = np.asarray(images)
-        result = np.empty(images.shape[:3], np.int32)
-        for image, target in zip(images, result, strict=True):
-            target[...] = in_tiles(lambda part: self(part[None])[0].argmax(-1), image)
-        return result
+        if windows.is_large(images[0]):
+            return np.stack([windows.indices(lambda part: self(part[None])[0], image) for image in images])
+        found, finite = self._labeller.predict_on_batch(np.asarray(images, np.float32))
+        if not np.all(finite):
+            raise CheckError(windows.NOT_FINITE)
+        return np.asarray(found, np.int32)
 
 
-def load_predictor(path, threads=None):
+class _Classes(keras.layers.Layer):
+    """Scores [B, H, W, classes] -> the class of every pixel int32 [B, H, W], and whether all are finite, bool [B]."""
+
+    def call(self, scores):
+        return first_largest(scores), ops.all(ops.isfinite(scores), axis=(1, 2, 3))
+
+
+def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips="none", scales=(1.0,)):
     """Load whatever a user may have trained or exported.
 
     Args:
         path: `.keras`, or `.tflite` / `.onnx` with its card beside it.
         threads: for the interpreters; None leaves it to them.
+        window_px: (height, width) of the windows that every image is taken in, see `kseg.runtime.windows`; None: an
+            image goes in whole as long as it is not large.
+        overlap_px: least overlap of these windows; None: a quarter of the shorter side.
+        flips, scales: views of each image to average over, see `kseg.evaluation.Augmented`.
     Raises:
-        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network.
+        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network; or it does not
+            take such windows or scales.
     """
     path = Path(path)
     if path.suffix == ".keras":
-        return KerasPredictor(*load_model(path))
-    if path.suffix in (".tflite", ".onnx"):
-        return runtime.load(path, threads=threads)
-    raise InputError(f"{path}: a model is a .keras, .tflite or .onnx file")
+        predictor = KerasPredictor(*load_model(path))
+    elif path.suffix in (".tflite", ".onnx"):
+        predictor = runtime.load(path, threads=threads)
+    else:
+        raise InputError(f"{path}: a model is a .keras, .tflite or .onnx file")
+    if window_px is not None:
+        overlap_px = min(window_px) // 4 if overlap_px is None else overlap_px
+        predictor = windows.Windowed(predictor, window_px, overlap_px)
+    elif overlap_px is not None:
+        raise InputError("an overlap was given, but no window")
+    if flips == "none" and tuple(scales) == (1.0,):
+        return predictor
+    return Augmented(predictor, flips, scales)

@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kseg.errors import CheckError, InputError
+from kseg.errors import InputError
 from kseg.metrics import confusion_matrix, scores
+from kseg.runtime.windows import finite
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def evaluate(predictor, batches, labels, on_image=None):
     """Score a predictor over labelled batches.
 
     Args:
-        predictor: callable, images [B, H, W, 3] in 0..255 -> scores float [B, H, W, classes].
+        predictor: callable, images [B, H, W, 3] in 0..255 -> scores float [B, H, W, classes]. One that has `labels`
+            and `indices`, as those of kseg, is asked for the classes themselves, which is faster; it then takes large
+            images in windows.
         batches: iterable of (images, label indices int [B, H, W]); tf.data or NumPy.
         labels: LabelSet of the label indices; its `ignore` marks pixels that do not count.
         on_image: called after each image as on_image(image, label, prediction), uint8 [H, W, 3] and int [H, W]
@@ -81,12 +84,12 @@ def evaluate(predictor, batches, labels, on_image=None):
 
 
 def _predict(predictor, images, classes):
-    scores_ = np.asarray(predictor(images))
-    if scores_.shape != (*images.shape[:3], classes):
+    direct = hasattr(predictor, "indices")
+    found = np.asarray(predictor.indices(images) if direct else predictor(images))
+    shape = (*found.shape, len(predictor.labels)) if direct else found.shape
+    if shape != (*images.shape[:3], classes):
         raise InputError(
-            f"the network's scores have the shape {list(scores_.shape)}; the data's {classes} classes need "
+            f"the network's scores have the shape {list(shape)}; the data's {classes} classes need "
             f"{[*images.shape[:3], classes]}"
         )
-    if not np.isfinite(scores_).all():
-        raise CheckError("the network's scores hold NaN or infinity: it has no classes to score")
-    return scores_.argmax(-1)
+    return found if direct else finite(found).argmax(-1)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from kseg.errors import CheckError
+from kseg.runtime import windows
 from kseg.runtime.resize import resize, resize_nearest, resized_argmax
-from kseg.runtime.tiles import in_tiles
 
 
 class Predictor:
@@ -15,6 +15,7 @@ class Predictor:
     Attributes:
         card: the Card.
         labels: the LabelSet.
+        kind: what the scores are: "logits", "probabilities", or 0 and 1 of a file that gives "labels".
         size_px: (height, width) at which the network works; None: at each image's own.
     """
 
@@ -23,7 +24,8 @@ class Predictor:
         self.card = card
         self.labels = card.labels
         self.size_px = card.size_px
-        self._gives_labels = card.output["kind"] == "labels"
+        self.kind = card.output["kind"]
+        self._gives_labels = self.kind == "labels"
         self._run = run
 
     def __call__(self, images):
@@ -54,7 +56,7 @@ class Predictor:
     def indices(self, images):
         """The class of every pixel: `predictor(images).argmax(-1)`, without ever holding all the scores.
 
-        A resizable file takes large images in tiles, see `kseg.runtime.tiles`.
+        A resizable file takes large images in windows, see `kseg.runtime.windows`.
 
         Args:
             images: as in a call.
@@ -62,11 +64,15 @@ class Predictor:
             int32 [B, H, W].
         Raises:
             as in a call.
+            CheckError: scores that are not finite.
         """
         images = _checked(images)
         result = np.empty(images.shape[:3], np.int32)
         for image, target in zip(images, result, strict=True):
-            target[...] = self._classify(image) if self.size_px else in_tiles(self._classify, image)
+            if self.size_px is None and windows.is_large(image):
+                target[...] = windows.indices(lambda part: self(part[None])[0], image)
+            else:
+                target[...] = self._classify(image)
         return result
 
     def at_size(self, image):
@@ -87,7 +93,9 @@ class Predictor:
 
     def _classify(self, image):
         found = self._at_own_size(image)
-        return (resize_nearest if self._gives_labels else resized_argmax)(found, image.shape[:2])
+        if self._gives_labels:
+            return resize_nearest(found, image.shape[:2])
+        return resized_argmax(windows.finite(found), image.shape[:2])
 
     def _at_own_size(self, image):
         """What the file gives for the image, at the network's size."""

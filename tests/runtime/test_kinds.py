@@ -8,7 +8,7 @@ from files import CLASSES, SIZE, photo, scores_of, write
 from kseg import runtime
 from kseg.errors import CheckError, InputError
 from kseg.labels import LabelSet
-from kseg.runtime import tiles
+from kseg.runtime import windows
 
 FORMATS = ("tflite", "onnx")
 OPEN_INPUT = {"shape": [1, None, None, 3], "dtype": "float32", "range": [0, 255]}
@@ -91,17 +91,39 @@ def test_resizable_runs_each_image_at_its_own_size(made, form, kind):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_resizable_takes_a_large_image_in_tiles(made, form, monkeypatch):
-    predictor = runtime.load(made(f"resizable_logits.{form}", resizable=True))
-    whole = predictor.indices(photo((50, 70))[None])
-    monkeypatch.setattr(tiles, "LARGEST_PX", 1000)
-    monkeypatch.setattr(tiles, "TILE_PX", 20)
-    monkeypatch.setattr(tiles, "OVERLAP_PX", 4)
+@pytest.mark.parametrize("kind", ["logits", "labels"])
+def test_resizable_takes_a_large_image_in_windows(made, form, kind, monkeypatch):
+    predictor = runtime.load(made(f"resizable_{kind}.{form}", kind=kind, resizable=True))
+    image = photo((1200, 1100))[None]
     sizes, run = [], predictor._run
     monkeypatch.setattr(predictor, "_run", lambda image: sizes.append(image.shape[:2]) or run(image))
-    np.testing.assert_array_equal(predictor.indices(photo((50, 70))[None]), whole)
-    assert len(sizes) == 12
-    assert max(height * width for height, width in sizes) <= 28 * 28
+    whole = predictor.indices(image)
+    assert sizes == [(1200, 1100)]
+    monkeypatch.setattr(windows, "LARGEST_PX", 1000)
+    found = predictor.indices(image)
+    assert (found == whole).mean() > 0.9999  # where two scores are equal but for rounding
+    assert len(sizes) == 1 + 4
+    assert max(height * width for height, width in sizes[1:]) <= 1024 * 1024
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_fixed_size_in_windows_of_its_own_size(made, form):
+    """Windows show the image in its own pixels; without them the network sees it resized."""
+    predictor = runtime.load(made(f"probabilities.{form}", kind="probabilities"))
+    image = photo((70, 99))
+    found = windows.Windowed(predictor, SIZE, 8)(image[None])[0]
+    expected = scores_of(image, "probabilities")
+    # At the bottom and right edge the last windows see the image mirrored, the whole image sees zeros.
+    np.testing.assert_allclose(found[:-1, :-1], expected[:-1, :-1], atol=1e-5)
+    assert np.abs(predictor(image[None])[0] - found).max() > 0.1
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_scores_that_are_no_numbers_have_no_classes(made, form, monkeypatch):
+    predictor = runtime.load(made(f"probabilities.{form}", kind="probabilities"))
+    monkeypatch.setattr(predictor, "_run", lambda image: np.full((*SIZE, CLASSES), np.nan, np.float32))
+    with pytest.raises(CheckError, match="hold NaN or infinity"):
+        predictor.indices(photo()[None])
 
 
 @pytest.mark.parametrize("form", FORMATS)
