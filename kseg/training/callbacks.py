@@ -39,7 +39,8 @@ class RunFiles(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         entry = {"epoch": epoch + 1, "learning_rate": float(np.asarray(self.model.optimizer.learning_rate))}
-        entry |= {name: float(value) for name, value in logs.items()}
+        # A class that the epoch never met has no IoU: left out, as it has no meaning to a reader of the table.
+        entry |= {name: float(v) for name, v in logs.items() if not (_of_a_class(name) and math.isnan(v))}
         if not math.isfinite(entry["loss"]):
             # Kept out of the files: the last good state stays, and a new run can start from it (`weights`).
             raise InputError(f"the loss became {entry['loss']} in epoch {epoch + 1}; lower `learning_rate`")
@@ -69,6 +70,10 @@ class RunFiles(keras.callbacks.Callback):
             writer.writerows(self.history)
 
 
+def _of_a_class(name):
+    return name.removeprefix("val_").startswith("iou_")
+
+
 class StepLines(keras.callbacks.Callback):
     """A line every so often within an epoch, for a log file, where `fit`'s progress bar would be a mess.
 
@@ -90,52 +95,3 @@ class StepLines(keras.callbacks.Callback):
             self._last = time.monotonic()
             steps = self.params["steps"]
             self.log(f"  epoch {self._epoch}, step {batch + 1} of {steps}: loss {float(logs['loss']):.4f}")
-
-
-class LearningCurves(keras.callbacks.Callback):
-    """TensorBoard logs: every number of an epoch, and overlays of the same few validation images.
-
-    Without the package tensorboard (extra `tensorboard`) it does nothing.
-
-    Args:
-        folder: for the log files.
-        source: source of kseg.data; its first `pictures` images are shown.
-        pictures: number of images.
-    """
-
-    def __init__(self, folder, source, pictures=3):
-        super().__init__()
-        self.folder = Path(folder)
-        self.source = source
-        self.indices = range(min(pictures, len(source.names)))
-        self._writer = _summary_writer(self.folder)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self._writer is None:
-            return
-        from tensorflow import summary
-
-        with self._writer.as_default(step=epoch + 1):
-            for name, value in logs.items():
-                summary.scalar(name, float(value))
-            summary.scalar("learning_rate", float(np.asarray(self.model.optimizer.learning_rate)))
-            if "val_mean_iou" in logs:
-                for index in self.indices:
-                    summary.image(self.source.names[index], self._panel(index)[None])
-        self._writer.flush()
-
-    def _panel(self, index):
-        """uint8 [H, 2 W, 3]: truth beside prediction."""
-        image, label = self.source.load(index)
-        labels = self.source.labels
-        predicted = np.asarray(self.model.predict_on_batch(image[None].astype(np.float32)))[0].argmax(-1)
-        return np.concatenate([labels.overlay(image, label), labels.overlay(image, predicted)], axis=1)
-
-
-def _summary_writer(folder):
-    try:
-        import tensorboard  # noqa: F401  tf.summary needs it, and does not come with it
-        from tensorflow import summary
-    except ModuleNotFoundError:
-        return None
-    return summary.create_file_writer(str(folder))

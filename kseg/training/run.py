@@ -16,10 +16,11 @@ from kseg.errors import InputError
 from kseg.files import replacing
 from kseg.metrics import ConfusionMatrix
 from kseg.training.build import build_loss, build_network, build_optimizer
-from kseg.training.callbacks import LearningCurves, RunFiles, StepLines
+from kseg.training.callbacks import RunFiles, StepLines
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.precision import choose_precision
 from kseg.training.recipes import change, recipe_from_json, recipe_to_json
+from kseg.training.tensorboard import LearningCurves
 
 RECIPE, BEST, LAST, HISTORY = "recipe.json", "best.keras", "last.keras", "history.csv"
 
@@ -158,7 +159,7 @@ def _compiled(recipe, labels, steps, precision):
         model.compile(
             optimizer=build_optimizer(recipe, steps * recipe.epochs),
             loss=build_loss(recipe, labels),
-            metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore)],
+            metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore, names=labels.names)],
             jit_compile=keras.backend.backend() == "jax",
         )
     finally:
