@@ -1,11 +1,12 @@
 """Charts as inline SVG: their colours are the page's style sheet's, so that they follow light and dark."""
 
 import math
+import statistics
 from dataclasses import dataclass
 from html import escape
 
 COLOURS = 8  # .s0 to .s7 in style.py
-_WIDTH, _HEIGHT = 460, 270
+_WIDTH, _HEIGHT = 380, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 34
 
 
@@ -26,23 +27,23 @@ class Line:
     faint: bool = False
 
 
-def line_chart(title, lines, x_title="epoch", limits=None):
+def line_chart(title, lines, x_title="epoch", linear=False):
     """Lines over epochs.
 
     Args:
         title: for those who cannot see it.
         lines: list of Line; without any point the chart says so.
         x_title: below the axis.
-        limits: (lowest, highest) y, or None to follow the lines. Where all are positive and span a factor of more
-            than 40, the axis is logarithmic.
+        linear: never a logarithmic axis. Otherwise it is one where all values are positive and span a factor of more
+            than 40.
     Returns:
         str, an <svg> element.
     """
     points = [point for line in lines for point in line.points]
     if not points:
         return f'<p class="none">{escape(title)}: nothing recorded.</p>'
-    lowest, highest = limits or (min(y for _, y in points), max(y for _, y in points))
-    logarithmic = limits is None and lowest > 0 and highest > 40 * lowest
+    lowest, highest = min(y for _, y in points), max(y for _, y in points)
+    logarithmic = not linear and lowest > 0 and highest > 40 * lowest
     y_ticks = _log_ticks(lowest, highest) if logarithmic else _ticks(lowest, highest, 5)
     lowest, highest = min(lowest, y_ticks[0]), max(highest, y_ticks[-1])
     last = max(x for x, _ in points)
@@ -55,27 +56,29 @@ def line_chart(title, lines, x_title="epoch", limits=None):
 
 
 def strip_chart(title, rows):
-    """One row of marks an entry: the mean IoU of every image, and their median.
+    """One row an entry: a mark for the score of every image, and one for their median.
 
     Args:
         title: for those who cannot see it.
-        rows: [(name, values in 0..1, colour)].
+        rows: [(name, values in 0..1, not empty, colour)].
     """
-    top, step, left = 8, 44, _LEFT
-    height = top + step * len(rows) + 34
+    top, step = 4, 42
+    height = top + step * len(rows) + 26
+    ticks = _ticks(min(value for _, values, _ in rows for value in values), 1.0, 5)
+    place = _Scale((ticks[0], ticks[-1]), (0, 1), logarithmic=False)
     parts, told = [], []
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        x = left + tick * (_WIDTH - left - _RIGHT)
-        parts.append(f'<path class="grid" d="M{x:.1f} {top}V{height - 30}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 14}" text-anchor="middle">{100 * tick:.0f}</text>')
+    for tick in ticks:
+        parts.append(f'<path class="grid" d="M{place.x(tick):.1f} {top}V{height - 24}"/>')
+        text = f"{100 * tick:g}"
+        parts.append(f'<text class="tick" x="{place.x(tick):.1f}" y="{height - 8}" text-anchor="middle">{text}</text>')
     for number, (name, values, colour) in enumerate(rows):
-        y = top + step * number + 30
-        marks = "".join(f"M{left + v * (_WIDTH - left - _RIGHT):.1f} {y - 9}v14" for v in values)
-        median = sorted(values)[len(values) // 2]
-        x = left + median * (_WIDTH - left - _RIGHT)
-        parts.append(f'<text class="name" x="{left}" y="{y - 14}">{escape(name)}</text>')
+        y = top + step * number + 22
+        marks = "".join(f"M{place.x(value):.1f} {y}v13" for value in values)
+        median = statistics.median(values)
+        parts.append(f'<text class="name" x="{_LEFT}" y="{y - 6}">{escape(name)}</text>')
         parts.append(f'<path class="mark s{colour % COLOURS}" d="{marks}"/>')
-        parts.append(f'<path class="median" d="M{x:.1f} {y - 12}v20"><title>median {100 * median:.1f}</title></path>')
+        line = f'<path class="median" d="M{place.x(median):.1f} {y - 3}v19">'
+        parts.append(f"{line}<title>{escape(name)}: median {100 * median:.1f}</title></path>")
         told.append(f"{name}: {100 * min(values):.1f} to {100 * max(values):.1f}, median {100 * median:.1f}")
     return _svg(title, "; ".join(told), height, parts)
 
@@ -116,10 +119,10 @@ def _line(line, place):
 
 def _grid(place, x_ticks, y_ticks, x_title):
     parts = []
-    for tick in y_ticks:
+    for tick, text in zip(y_ticks, _tick_texts(y_ticks), strict=True):
         y = place.y(tick)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_tick_text(tick)}</text>')
+        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     for tick in x_ticks:
         parts.append(
             f'<text class="tick" x="{place.x(tick):.1f}" y="{_HEIGHT - 15}" text-anchor="middle">{tick:g}</text>'
@@ -129,11 +132,12 @@ def _grid(place, x_ticks, y_ticks, x_title):
     return "".join(parts)
 
 
-def _tick_text(value):
-    if value and abs(value) < 0.001:
-        digits, power = f"{value:.0e}".split("e")
-        return f"{digits}e{int(power)}"
-    return f"{value:g}"
+def _tick_texts(ticks):
+    """All in one notation: powers of ten where plain numbers would be long."""
+    if max(map(abs, ticks)) >= 0.01:
+        return [f"{tick:g}" for tick in ticks]
+    digits = [f"{tick:.6e}".split("e") for tick in ticks]
+    return [f"{float(number):g}e{int(power)}" if float(number) else "0" for number, power in digits]
 
 
 def _ticks(low, high, most):

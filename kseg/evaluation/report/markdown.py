@@ -1,7 +1,6 @@
 """Runs -> RESULTS.md: a table a data set, with the command of every row, and its pictures in a folder beside it."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -89,28 +88,20 @@ def _results(group):
     entries, content = group.entries, tables.scores_table(group.entries)
     keys = [key for key, _ in tables.metrics_of(entries)]
     rows = []
-    for entry, (name, size, time, seeds, *scores) in zip(entries, content.rows, strict=True):
+    for entry, (name, *cells) in zip(entries, content.rows, strict=True):
         state = f" ({entry.state()})" if entry.state() else ""
-        told = (entry.network, size.text, entry.recipe_name or ABSENT, time.text, _machine(entry), seeds.text)
-        command = f"`{entry.command}`" if entry.command else ABSENT
-        rows.append((replace(name, text=name.text + state), *map(Cell, told), *scores, Cell(command)))
+        time = tables.duration(entry.first.seconds)
+        told = (entry.network, tables.parameters(entry), entry.recipe_name or ABSENT)
+        made = (time, _machine(entry), str(len(entry.trainings)), f"`{entry.command}`" if entry.command else ABSENT)
+        rows.append((Cell(name.text + state), *map(Cell, told), *cells[: len(keys)], *map(Cell, made)))
     for one in PUBLISHED.get(group.data, ()):
         figures = [tables.score(one.scores.get(key), key) for key in keys]
-        told = ("published", one.network, tables.count(one.parameters), ABSENT, ABSENT, ABSENT, ABSENT, *figures)
+        told = ("published", one.network, tables.count(one.parameters), ABSENT, *figures, ABSENT, ABSENT, ABSENT)
         source = f"{one.source}; on the {one.measured_on}"
         rows.append(tuple(Cell(text if text == ABSENT else f"*{text}*") for text in (*told, source)))
-    headings = (
-        "run",
-        "network",
-        "parameters",
-        "recipe",
-        "time",
-        "machine",
-        "seeds",
-        *content.headings[4:],
-        "command or source",
-    )
-    return Table(headings, tuple(rows))
+    scores = content.headings[1 : len(keys) + 1]
+    made = ("time", "machine", "seeds", "command or source")
+    return Table(("run", "network", "parameters", "recipe", *scores, *made), tuple(rows))
 
 
 def _machine(entry):

@@ -34,7 +34,7 @@ def page(entries):
         *([_unfinished(one)] if one and one.state() else []),
         _scores(one, groups),
         parts.curves(entries),
-        *[parts.class_scores(group) for group in groups if group.classes],
+        parts.class_scores(groups),
         parts.per_image(entries),
         parts.samples(entries),
         parts.confusions(entries),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from html import escape
 
 import numpy as np
@@ -22,14 +23,19 @@ def table(content, caption="", kind=""):
     body = []
     for place, (name, *cells) in enumerate(content.rows):
         note = content.notes[place] if content.notes else ""
-        small = f"<small>{escape(note)}</small>" if note else ""
+        small = f"<small>{_breakable(note)}</small>" if note else ""
         row = "".join(_cell(cell, choice, kind) for cell in cells)
-        body.append(f'<tr><th scope="row">{escape(name.text)}{small}</th>{row}</tr>')
+        body.append(f'<tr><th scope="row">{_breakable(name.text)}{small}</th>{row}</tr>')
     told = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="wide" tabindex="0" role="group" aria-label="{escape(caption or "table")}">'
         f'<table class="{kind}">{told}<thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )
+
+
+def _breakable(text):
+    """Escaped, and free to go on in the next line after an underscore, where names of runs are long."""
+    return escape(text).replace("_", "_<wbr>")
 
 
 def _cell(cell, choice, kind):
@@ -44,43 +50,44 @@ def _cell(cell, choice, kind):
 def numbers(entry):
     """The scores and circumstances of one entry as large numbers."""
     content = tables.scores_table([entry])
-    told = {heading: cell.text for heading, cell in zip(content.headings, content.rows[0], strict=True)}
-    shown = [
-        (heading, told[heading], "" if tables.is_error(key) else "%") for key, heading in tables.metrics_of([entry])
-    ]
-    shown += [("parameters", told["parameters"], ""), ("training time", told["time"], "")]
-    if len(entry.trainings) > 1:
-        shown.append(("seeds", told["seeds"], ""))
-    items = "".join(
-        f"<div><dt>{escape(heading)}</dt><dd>{escape(text)} <small>{unit}</small></dd></div>"
-        for heading, text, unit in shown
-        if text != tables.ABSENT
-    )
+    errors = {heading for key, heading in tables.metrics_of([entry]) if tables.is_error(key)}
+    scores = {heading for _, heading in tables.metrics_of([entry])} - errors
+    items = ""
+    for heading, cell in zip(content.headings[1:], content.rows[0][1:], strict=True):
+        unit = " <small>%</small>" if heading in scores else ""
+        if cell.text != tables.ABSENT:
+            items += f"<div><dt>{escape(heading)}</dt><dd>{escape(cell.text)}{unit}</dd></div>"
     return f'<dl class="numbers">{items}</dl>' if items else ""
 
 
 def curves(entries):
     """Loss, mean IoU and learning rate of all entries, with a legend."""
     charts = []
-    for key, title, limits in (
-        ("loss", "Loss", None),
-        ("mean_iou", "Mean IoU", (0, 1)),
-        ("learning_rate", "Learning rate", None),
+    for key, title, factor in (
+        ("loss", "Loss", 1),
+        ("mean_iou", "Mean IoU", 100),
+        ("learning_rate", "Learning rate", 1),
     ):
-        lines = []
-        for colour, entry in enumerate(entries):
-            for training in entry.trainings:
-                seed = f", {training.folder.name}" if len(entry.trainings) > 1 else ""
-                for name, faint in ((key, key != "learning_rate"), (f"val_{key}", False)):
-                    points = tuple(
-                        (row["epoch"], row[name]) for row in training.history if np.isfinite(row.get(name, np.nan))
-                    )
-                    lines.append(Line(f"{entry.name}{seed}", points, colour, faint))
-        charts.append(f"<figure><figcaption>{title}</figcaption>{line_chart(title, lines, limits=limits)}</figure>")
+        chart = line_chart(title, _lines(entries, key, factor), linear=key == "mean_iou")
+        unit = " <small>in per cent</small>" if factor == 100 else ""
+        charts.append(f"<figure><figcaption>{title}{unit}</figcaption>{chart}</figure>")
     legend = [_swatch(entry.name, colour) for colour, entry in enumerate(entries)] if len(entries) > 1 else []
     legend += ["<li><i></i>validation images, whole</li>", '<li><i class="thin"></i>training crops</li>']
     legend = f'<ul class="legend">{"".join(legend)}</ul>'
     return f'<h2>Learning curves</h2>\n{legend}\n<div class="charts">{"".join(charts)}</div>'
+
+
+def _lines(entries, key, factor):
+    """One line a training and kind of images; the learning rate has no kind."""
+    lines = []
+    for colour, entry in enumerate(entries):
+        for training in entry.trainings:
+            seed = f", {training.folder.name}" if len(entry.trainings) > 1 else ""
+            for name, faint in ((key, key != "learning_rate"), (f"val_{key}", False)):
+                known = [row for row in training.history if math.isfinite(row.get(name, math.nan))]
+                points = tuple((row["epoch"], factor * row[name]) for row in known)
+                lines.append(Line(f"{entry.name}{seed}", points, colour, faint))
+    return lines
 
 
 def _swatch(name, colour):
@@ -88,28 +95,36 @@ def _swatch(name, colour):
     return f'<li><i class="{kind}"></i>{escape(name)}</li>'
 
 
-def class_scores(group):
-    """IoU of each class: bars for one entry, a table for several."""
-    finished = [entry for entry in group.entries if entry.finished]
-    if not finished:
+def class_scores(groups):
+    """IoU of each class of each group: bars for one entry, a table for several."""
+    blocks = []
+    for group in groups:
+        finished = [entry for entry in group.entries if entry.finished]
+        if not finished or not group.classes:
+            continue
+        several = len(groups) > 1
+        if len(finished) > 1:
+            content = tables.classes_table(finished, group.classes)
+            blocks.append(table(content, f"On {group.title}" if several else "", "heat"))
+        else:
+            heading = f"<h3>{escape(finished[0].name)}</h3>" if several or len(group.entries) > 1 else ""
+            blocks.append(f"{heading}{_bars(finished[0], group.classes)}")
+    if not blocks:
         return ""
-    content = tables.classes_table(finished, group.classes)
-    if len(finished) > 1:
-        lead = f'<p class="lead">In per cent, on {escape(group.title)}.</p>'
-        return f"<h2>IoU of each class</h2>\n{lead}\n{table(content, kind='heat')}"
-    labels = finished[0].first.labels
+    return '<h2>IoU of each class</h2>\n<p class="lead">In per cent.</p>\n' + "\n".join(blocks)
+
+
+def _bars(entry, classes):
+    """A bar a class, in the colour that the class has in the pictures."""
+    labels = entry.first.labels
+    known = labels is not None and labels.names == classes
     rows = []
-    for place, (name, cell) in enumerate(zip(group.classes, content.rows[0][1:], strict=True)):
-        known = labels is not None and labels.names == group.classes
+    for place, (name, cell) in enumerate(zip(classes, tables.classes_table([entry], classes).rows[0][1:], strict=True)):
         colour = f";background:rgb{labels.colours[place]};border:1px solid var(--rule)" if known else ""
         length = f"width:{100 * (cell.share or 0):.1f}%{colour}"
         bar = f'<div class="track" aria-hidden="true"><span style="{length}"></span></div>'
         rows.append(f'<div><dt>{escape(name)}</dt><dd>{bar}</dd><dd class="value">{escape(cell.text)}</dd></div>')
-    heading = "" if len(group.entries) == 1 else f"<h3>{escape(finished[0].name)}</h3>"
-    return (
-        f'<h2>IoU of each class</h2>{heading}\n<p class="lead">In per cent, on {escape(group.title)}.</p>\n'
-        f'<dl class="bars">{"".join(rows)}</dl>'
-    )
+    return f'<dl class="bars">{"".join(rows)}</dl>'
 
 
 def per_image(entries):
@@ -126,7 +141,7 @@ def per_image(entries):
     chart = strip_chart("Mean IoU of each image", rows)
     return (
         '<h2>Image by image</h2>\n<p class="lead">Each mark is the mean IoU of one validation image, over the classes '
-        f'it shows; the dark one is the median.</p>\n<div class="charts strips"><figure>{chart}</figure></div>'
+        f'it shows; the bold one is the median.</p>\n<div class="charts strips"><figure>{chart}</figure></div>'
     )
 
 

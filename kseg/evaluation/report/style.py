@@ -48,6 +48,7 @@ h3 { margin: 26px 0 6px; font-size: 16px; overflow-wrap: anywhere; }
 }
 .numbers dd small { font-size: 14px; color: var(--soft); letter-spacing: 0; }
 .wide { overflow-x: auto; border: 1px solid var(--rule); border-radius: 10px; background: var(--panel); }
+.wide + .wide { margin-top: 16px; }
 .wide:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
 caption { padding: 12px 14px 8px; color: var(--soft); text-align: left; font-size: 13.5px; }
@@ -65,7 +66,8 @@ tbody th small { display: block; color: var(--soft); font-weight: 400; font-size
 td.best { font-weight: 700; color: var(--accent); }
 td.best::after { content: " \\25B2"; font-size: .62em; vertical-align: .2em; }
 td:not(.best).room::after { content: " \\25B2"; font-size: .62em; visibility: hidden; }
-.heat td { background: color-mix(in srgb, var(--accent) calc(var(--v, 0) * 30%), transparent); }
+.heat td { background: color-mix(in srgb, var(--accent) calc(var(--v, 0) * 24%), transparent); }
+.wide:has(.confusion) { width: fit-content; max-width: 100%; }
 .confusion { width: auto; margin: 0; font-size: 12.5px; }
 .confusion th, .confusion td { padding: 5px 7px; text-align: center; border: 0; }
 .confusion tbody th { text-align: right; font-weight: 400; min-width: 0; padding-left: 14px; white-space: nowrap; }
@@ -84,12 +86,13 @@ td:not(.best).room::after { content: " \\25B2"; font-size: .62em; visibility: hi
   margin: 0; padding: 14px 14px 8px; background: var(--panel); border: 1px solid var(--rule); border-radius: 10px;
   min-width: 0;
 }
+.strips figure { max-width: 560px; }
 .charts figcaption { font-weight: 600; font-size: 14.5px; margin: 0 0 6px 4px; }
 .charts figcaption small { font-weight: 400; color: var(--soft); }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 .grid { stroke: var(--rule); stroke-width: 1; fill: none; }
 .tick, .name { fill: var(--soft); font-size: 12px; font-family: inherit; font-variant-numeric: tabular-nums; }
-.name { fill: var(--text); font-size: 12.5px; }
+.name { fill: var(--text); font-size: 12px; paint-order: stroke; stroke: var(--panel); stroke-width: 4px; }
 .line { fill: none; stroke: var(--c); stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
 .line.faint { stroke-width: 1.3; opacity: .55; }
 .line.dashed { stroke-dasharray: 6 4; }
@@ -109,7 +112,7 @@ circle { fill: var(--c); stroke: var(--panel); stroke-width: 1; }
   display: grid; gap: 7px; margin: 0; padding: 16px 18px; background: var(--panel); border: 1px solid var(--rule);
   border-radius: 10px;
 }
-.bars div {
+.bars > div {
   display: grid; grid-template-columns: minmax(5.5em, 9em) 1fr 3.4em; gap: 12px; align-items: center;
   font-size: 14.5px;
 }
@@ -146,7 +149,7 @@ footer p { margin: 0 0 6px; max-width: 84ch; }
   .numbers div { padding: 10px 12px 9px; }
   .numbers dd { font-size: 21px; }
   .bars { padding: 12px; }
-  .bars div { grid-template-columns: minmax(4.6em, 6.5em) 1fr 3em; gap: 9px; }
+  .bars > div { grid-template-columns: minmax(4.6em, 6.5em) 1fr 3em; gap: 9px; }
   th, td { padding: 7px 10px; }
   tbody th { min-width: 7.4em; }
 }

@@ -63,7 +63,7 @@ class Group:
     def title(self):
         """The group in a few words."""
         images = f"{self.images} images" if self.images else "images"
-        on = f"{images} of {self.data or 'a data set that the runs do not name'}"
+        on = f"{images} of {self.data}" if self.data else images
         kinds = f", {len(self.classes)} classes" if self.classes else ""
         return on + (f" ({self.split})" if self.split else "") + kinds
 
@@ -99,17 +99,22 @@ def metrics_of(entries):
 
 
 def scores_table(entries):
-    """Network, size, time and scores; mean and deviation where an entry has several seeds; the best marked."""
+    """Scores (mean and deviation over seeds, the best of a column marked), then size, time and seeds where known."""
     metrics = metrics_of(entries)
     columns = [[_spread(entry.values(key), key) for entry in entries] for key, _ in metrics]
     marked = [_mark(column, key) for (key, _), column in zip(metrics, columns, strict=True)]
-    rows = []
-    for place, entry in enumerate(entries):
-        about = (entry.name, parameters(entry), duration(entry.first.seconds), str(len(entry.trainings)))
-        rows.append((*(Cell(text) for text in about), *(column[place] for column in marked)))
-    headings = ("run", "parameters", "time", "seeds", *(heading for _, heading in metrics))
+    about = {
+        "parameters": [parameters(entry) for entry in entries],
+        "time": [duration(entry.first.seconds) for entry in entries],
+        "seeds": [str(len(entry.trainings)) for entry in entries],
+    }
+    about = {heading: texts for heading, texts in about.items() if set(texts) - {ABSENT} and set(texts) != {"1"}}
+    rows = [
+        (Cell(entry.name), *(column[place] for column in marked), *(Cell(texts[place]) for texts in about.values()))
+        for place, entry in enumerate(entries)
+    ]
     notes = tuple("; ".join(filter(None, (entry.network, entry.state()))) for entry in entries)
-    return Table(headings, tuple(rows), notes)
+    return Table(("run", *(heading for _, heading in metrics), *about), tuple(rows), notes)
 
 
 def classes_table(entries, classes):
