@@ -56,7 +56,10 @@ def main(argv=None):
 
 def _command(args, entries):
     """The command of this page, with nothing of this machine in it."""
-    words = ["python", "tools/report.py", *(f"runs/{entry.name}" for entry in entries)]
+    from kseg.evaluation.report.commands import run_path
+
+    runs = [run_path(path, entry.name) for path, entry in zip(args.runs, entries, strict=True)]
+    words = ["python", "tools/report.py", *runs]
     page = args.markdown
     words += ["--markdown", os.path.basename(page) if page.is_absolute() else str(page)]
     words += ["--pictures", *args.pictures] if args.pictures else []

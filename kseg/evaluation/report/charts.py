@@ -151,7 +151,7 @@ def _ticks(low, high, most):
 
 def _log_ticks(low, high):
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = (1, 2, 5) if len(powers) <= 3 else (1,)
+    every = (1, 2, 5) if high < 200 * low else (1,)
     ticks = [float(f"{factor}e{power}") for power in powers for factor in every]
     below = [tick for tick in ticks if tick <= low] or ticks[:1]
     above = [tick for tick in ticks if tick >= high] or ticks[-1:]

@@ -44,7 +44,8 @@ def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
         slugs.append(slug)
         for old in [*folder.glob(f"{slug}_best_?.jpg"), *folder.glob(f"{slug}_worst_?.jpg")]:
             old.unlink()
-        parts.append(_section(group, slug, folder, group.data in pictures_of))
+        alone = sum(other.data == group.data for other in groups) == 1
+        parts.append(_section(group, slug, folder, group.data in pictures_of, "" if alone else f" ({group.split})"))
     parts.append(_sources(known))
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
@@ -61,11 +62,11 @@ def _introduction(command):
     )
 
 
-def _section(group, slug, folder, with_pictures):
+def _section(group, slug, folder, with_pictures, suffix):
     known = DATA_SETS.get(group.data)
     title = known.title if known else group.data or "A data set that the runs do not name"
     lead = f"Scored on {group.title}." + (f" {known.remark}" if known and known.remark else "")
-    parts = [f"## {_text(title)}", _text(lead), _markdown(_results(group))]
+    parts = [f"## {_text(title + suffix)}", _text(lead), _markdown(_results(group))]
     finished = [entry for entry in group.entries if entry.finished]
     if finished and group.classes:
         parts += ["IoU of each class:", _markdown(tables.classes_table(finished, group.classes))]
@@ -126,7 +127,7 @@ def _shown(entry, slug, folder, known):
         )
     if not lines:
         return ""
-    terms = f" Pictures: {known.source}; {known.terms}." if known else ""
+    terms = f" Pictures: {known.source}; terms: {known.terms}." if known else ""
     return "\n\n".join([f"Best and worst images of {_text(entry.name)}.{_text(terms)}", *lines])
 
 

@@ -127,7 +127,7 @@ def _footer(groups):
     lines = []
     for name in dict.fromkeys(group.data for group in groups if group.data in DATA_SETS):
         known = DATA_SETS[name]
-        lines.append(" ".join(filter(None, (f"{known.title}: {known.source}; {known.terms}.", known.remark))))
+        lines.append(" ".join(filter(None, (f"{known.title}: {known.source}; terms: {known.terms}.", known.remark))))
         for one in PUBLISHED.get(name, ()):
             figures = ", ".join(
                 f"{key.replace('_', ' ')} {tables.score(value, key)}" for key, value in one.scores.items()

