@@ -1,5 +1,6 @@
 """Train a recipe's network on your images."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def main(argv=None):
     """Check the data, train, and evaluate the best network on the validation images."""
     args = _arguments(argv)
     from kseg import data, evaluation, training
-    from kseg.evaluation import pictures
+    from kseg.evaluation.record import record
 
     recipe = training.change(training.find_recipe(args.recipe), args.set)
     if args.resume:
@@ -43,14 +44,12 @@ def main(argv=None):
         training.check_new_folder(args.out)
     sources = [data.open_source(args.data, split) for split in args.splits]
     train_source, val_source = [_checked(source, args.skip_bad) for source in sources]
-    run = training.train(recipe, train_source, val_source, args.out, resume=args.resume)
+    training.train(recipe, train_source, val_source, args.out, resume=args.resume)
     predictor = evaluation.load_predictor(args.out / "best.keras")
-    batches = cli.progress(data.evaluation_batches(val_source), "Evaluating", total=len(val_source.names))
-    scores = evaluation.evaluate(predictor, batches, val_source.labels)
-    cli.write_json(scores.to_dict(), args.out / "scores.json")
-    pictures.save_training_curve(run.history, args.out / "curve.png")
-    pictures.save_iou_chart(scores, val_source.labels, args.out / "iou.png")
+    show = functools.partial(cli.progress, title="Evaluating", total=len(val_source.names))
+    scores = record(args.out, predictor, val_source, show)
     cli.print_scores(scores, f"{args.out / 'best.keras'} on {args.splits[1]} ({scores.images} images)")
+    print(f"Report: python tools/report.py {args.out}")
     print(f"Next: python tools/predict.py {args.out / 'best.keras'} YOUR_IMAGE --out {args.out / 'pictures'}")
     return 0
 

@@ -7,6 +7,8 @@ from kseg.errors import need
 from kseg.files import replacing
 
 _WRONG = (220, 30, 30)
+_TITLE_PX, _GAP_PX = 18, 4
+_TITLES = ("image", "truth", "prediction", "errors")
 
 
 def save_index_mask(mask, labels, path):
@@ -39,20 +41,33 @@ def panel(image, label, prediction, labels):
     """
     errors = (image * 0.4).astype(np.uint8)
     errors[(label != prediction) & (label < len(labels))] = _WRONG
-    pictures = {
-        "image": image,
-        "truth": labels.to_colours(label),
-        "prediction": labels.to_colours(prediction),
-        "errors": errors,
-    }
+    pictures = (image, labels.to_colours(label), labels.to_colours(prediction), errors)
     height, width = image.shape[:2]
-    canvas = Image.new("RGB", (4 * width + 12, height + 18), "white")
+    canvas = Image.new("RGB", (4 * width + 3 * _GAP_PX, height + _TITLE_PX), "white")
     draw = ImageDraw.Draw(canvas)
-    for position, (title, picture) in enumerate(pictures.items()):
-        left = position * (width + 4)
+    for position, (title, picture) in enumerate(zip(_TITLES, pictures, strict=True)):
+        left = position * (width + _GAP_PX)
         draw.text((left + 2, 3), title, fill="black")
-        canvas.paste(Image.fromarray(picture), (left, 18))
+        canvas.paste(Image.fromarray(picture), (left, _TITLE_PX))
     return np.asarray(canvas)
+
+
+def panel_tiles(picture):
+    """The four pictures of a `panel`, without the titles drawn on it.
+
+    Args:
+        picture: PIL.Image of a panel.
+    Returns:
+        [(title, PIL.Image)].
+    Raises:
+        ValueError: its size is not that of a panel.
+    """
+    width, rest = divmod(picture.width - 3 * _GAP_PX, 4)
+    if rest or width < 1 or picture.height <= _TITLE_PX:
+        raise ValueError(f"a panel is four pictures wide. Received: {picture.width}x{picture.height} pixels")
+    lefts = [position * (width + _GAP_PX) for position in range(4)]
+    boxes = [(left, _TITLE_PX, left + width, picture.height) for left in lefts]
+    return [(title, picture.crop(box)) for title, box in zip(_TITLES, boxes, strict=True)]
 
 
 def save_panel(image, label, prediction, labels, path):
@@ -110,6 +125,31 @@ def save_training_curve(history, path):
         axes.grid(alpha=0.3)
         axes.legend()
     right.set_ylim(0, 1)
+    _save(figure, path)
+
+
+def save_comparison_curves(runs, path):
+    """Write loss, mean IoU and learning rate of several runs over their epochs.
+
+    Args:
+        runs: [(name, histories)], the histories of a run's seeds as in `save_training_curve`. Validation is drawn
+            with points, training crops thin.
+    """
+    figure, panes = _figure(width=12.0, height=3.6, columns=3)
+    titles = {"loss": "loss", "mean_iou": "mean IoU", "learning_rate": "learning rate"}
+    for axes, (name, title) in zip(panes, titles.items(), strict=True):
+        for place, (run, histories) in enumerate(runs):
+            for history in histories:
+                for key, style in ((name, {"linewidth": 0.8}), (f"val_{name}", {"marker": ".", "linewidth": 1.6})):
+                    points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+                    if points:
+                        label = run if history is histories[0] and key == name else None
+                        axes.plot(*zip(*points, strict=True), color=f"C{place % 10}", label=label, **style)
+        axes.set(xlabel="epoch", title=title)
+        axes.grid(alpha=0.3)
+    panes[1].set_ylim(0, 1)
+    handles = panes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=min(4, max(1, len(runs))), fontsize=8, frameon=False)
     _save(figure, path)
 
 

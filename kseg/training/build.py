@@ -111,7 +111,7 @@ def compile_trainer(model, recipe, labels, steps, loss):
     model.compile(
         optimizer=build_optimizer(recipe, steps * recipe.epochs, rates),
         loss=loss,
-        metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore)],
+        metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore, names=labels.names)],
         jit_compile=keras.backend.backend() == "jax",
     )
 

@@ -3,7 +3,6 @@
 import csv
 import math
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -11,9 +10,9 @@ import numpy as np
 
 from kseg.errors import InputError
 from kseg.files import replacing
+from kseg.training.averaging import averaged
 from kseg.training.checkpoint import save_model, seed_states
-from kseg.training.optimizers import averaged_pairs
-from kseg.training.supervision import DeeplySupervised
+from kseg.training.supervision import prediction_model
 
 
 class RunFiles(keras.callbacks.Callback):
@@ -44,7 +43,8 @@ class RunFiles(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         entry = {"epoch": epoch + 1, "learning_rate": float(np.asarray(self.model.optimizer.learning_rate))}
-        entry |= {name: float(value) for name, value in logs.items()}
+        # A class that the epoch never met has no IoU: left out, as it has no meaning to a reader of the table.
+        entry |= {name: float(v) for name, v in logs.items() if not (_of_a_class(name) and math.isnan(v))}
         if not math.isfinite(entry["loss"]):
             # Kept out of the files: the last good state stays, and a new run can start from it (`weights`).
             raise InputError(f"the loss became {entry['loss']} in epoch {epoch + 1}; lower `learning_rate`")
@@ -90,34 +90,8 @@ def ended_early(history, patience):
     return patience is not None and len(values) > patience and max(values[-patience:]) <= max(values[:-patience])
 
 
-def prediction_model(model):
-    """The network that a training run is about: without the further outputs of deep supervision."""
-    return model.prediction if isinstance(model, DeeplySupervised) else model
-
-
-@contextmanager
-def averaged(model):
-    """While it lasts, a compiled model has the moving average of its weights, where its optimizer keeps one."""
-    pairs = averaged_pairs(model.optimizer)
-    own = [np.array(weight) for weight, _ in pairs]
-    for weight, average in pairs:
-        weight.assign(average)
-    try:
-        yield
-    finally:
-        for (weight, _), value in zip(pairs, own, strict=True):
-            weight.assign(value)
-
-
-class AveragedWeights(keras.callbacks.Callback):
-    """Validates the moving average of the weights (Polyak & Juditsky 1992), where the optimizer keeps one."""
-
-    def on_test_begin(self, logs=None):
-        self._average = averaged(self.model)
-        self._average.__enter__()
-
-    def on_test_end(self, logs=None):
-        self._average.__exit__(None, None, None)
+def _of_a_class(name):
+    return name.removeprefix("val_").startswith("iou_")
 
 
 class StepLines(keras.callbacks.Callback):
@@ -141,54 +115,3 @@ class StepLines(keras.callbacks.Callback):
             self._last = time.monotonic()
             steps = self.params["steps"]
             self.log(f"  epoch {self._epoch}, step {batch + 1} of {steps}: loss {float(logs['loss']):.4f}")
-
-
-class LearningCurves(keras.callbacks.Callback):
-    """TensorBoard logs: every number of an epoch, and overlays of the same few validation images.
-
-    Without the package tensorboard (extra `tensorboard`) it does nothing.
-
-    Args:
-        folder: for the log files.
-        source: source of kseg.data; its first `pictures` images are shown.
-        pictures: number of images.
-    """
-
-    def __init__(self, folder, source, pictures=3):
-        super().__init__()
-        self.folder = Path(folder)
-        self.source = source
-        self.indices = range(min(pictures, len(source.names)))
-        self._writer = _summary_writer(self.folder)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self._writer is None:
-            return
-        from tensorflow import summary
-
-        with self._writer.as_default(step=epoch + 1):
-            for name, value in logs.items():
-                summary.scalar(name, float(value))
-            summary.scalar("learning_rate", float(np.asarray(self.model.optimizer.learning_rate)))
-            if "val_mean_iou" in logs:
-                for index in self.indices:
-                    summary.image(self.source.names[index], self._panel(index)[None])
-        self._writer.flush()
-
-    def _panel(self, index):
-        """uint8 [H, 2 W, 3]: truth beside prediction."""
-        image, label = self.source.load(index)
-        labels = self.source.labels
-        scores = self.model.predict_on_batch(image[None].astype(np.float32))
-        scores = scores[0] if isinstance(self.model, DeeplySupervised) else scores
-        predicted = np.asarray(scores)[0].argmax(-1)
-        return np.concatenate([labels.overlay(image, label), labels.overlay(image, predicted)], axis=1)
-
-
-def _summary_writer(folder):
-    try:
-        import tensorboard  # noqa: F401  tf.summary needs it, and does not come with it
-        from tensorflow import summary
-    except ModuleNotFoundError:
-        return None
-    return summary.create_file_writer(str(folder))

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kseg.errors import InputError
+from kseg.training.averaging import averaged_pairs
 
 
 class _LayerRates:
@@ -77,15 +78,6 @@ def build_optimizer(recipe, steps, layer_rates=None):
     return OPTIMIZERS[recipe.optimizer](
         _schedule(recipe, steps), layer_rates=layer_rates, global_clipnorm=recipe.clip_norm, **options
     )
-
-
-def averaged_pairs(optimizer):
-    """[(weight, its moving average)] of a built optimizer; empty where it keeps none."""
-    plain = getattr(optimizer, "inner_optimizer", optimizer)  # mixed_float16 wraps it for the loss scale
-    if not plain.use_ema:
-        return []
-    pairs = zip(plain._trainable_variables, plain._model_variables_moving_average, strict=True)
-    return [(weight, average) for weight, average in pairs if average is not None]
 
 
 def _schedule(recipe, steps):

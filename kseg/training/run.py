@@ -15,19 +15,15 @@ import keras
 from kseg import data
 from kseg.errors import InputError
 from kseg.files import replacing
+from kseg.training.averaging import AveragedWeights
 from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, thaw
-from kseg.training.callbacks import (
-    AveragedWeights,
-    LearningCurves,
-    RunFiles,
-    StepLines,
-    ended_early,
-    prediction_model,
-)
+from kseg.training.callbacks import RunFiles, StepLines, ended_early
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.facts import facts
 from kseg.training.precision import choose_precision
 from kseg.training.recipes import change, recipe_from_json, recipe_to_json
+from kseg.training.supervision import prediction_model
+from kseg.training.tensorboard import LearningCurves
 
 RECIPE, BEST, LAST, HISTORY, FACTS = "recipe.json", "best.keras", "last.keras", "history.csv", "run.json"
 

@@ -77,6 +77,11 @@ def deeply_supervised(network, at, weight=0.4):
     return model
 
 
+def prediction_model(model):
+    """The network that a training run is about: without the further outputs of deep supervision."""
+    return model.prediction if isinstance(model, DeeplySupervised) else model
+
+
 def _sampled(values, scores):
     """Of values [B, H, W], those at the middle of each cell of scores [B, h, w, classes]."""
     for axis in (1, 2):

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kseg.training.optimizers import SGD, AdamW, averaged_pairs, build_optimizer, carry_over
+from kseg.training.averaging import averaged_pairs
+from kseg.training.optimizers import SGD, AdamW, build_optimizer, carry_over
 from kseg.training.recipes import Recipe
 
 

@@ -1,0 +1,179 @@
+"""Runs -> RESULTS.md: a table a data set, with the command of every row, and its pictures in a folder beside it."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from kseg.errors import InputError
+from kseg.evaluation import pictures
+from kseg.evaluation.report import tables
+from kseg.evaluation.report.parts import open_panel
+from kseg.evaluation.report.published import DATA_SETS, PUBLISHED
+from kseg.evaluation.report.tables import ABSENT, Cell, Table
+from kseg.files import replacing
+
+_PANEL_PX = 1000
+
+
+def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
+    """Write the page of results and its pictures.
+
+    Args:
+        entries: list of Entry (`read_entries`), not empty.
+        path: of the page; its folder must exist. Charts and pictures go to the folder `results` beside it.
+        pictures_of: names of the data sets whose images may be shown; of the others there are only charts.
+        command: the command that makes the page, to be shown on it.
+        notes: Markdown that stands before the tables, such as what did not help.
+    Raises:
+        InputError: a name in `pictures_of` is no data set of these runs, a picture of a run cannot be read, or the
+            disk is full.
+    """
+    path, groups = Path(path), tables.groups(entries)
+    known = dict.fromkeys(group.data for group in groups if group.data)
+    if unknown := [name for name in pictures_of if name not in known]:
+        raise InputError(f"no run is of the data {', '.join(unknown)}; there are: {', '.join(known) or 'none named'}")
+    folder = path.parent / "results"
+    folder.mkdir(exist_ok=True)
+    parts = [_introduction(command)]
+    if notes.strip():
+        parts.append(notes.strip())
+    slugs = []
+    for group in groups:
+        slug = _slug(group, slugs)
+        slugs.append(slug)
+        for old in [*folder.glob(f"{slug}_best_?.jpg"), *folder.glob(f"{slug}_worst_?.jpg")]:
+            old.unlink()
+        alone = sum(other.data == group.data for other in groups) == 1
+        parts.append(_section(group, slug, folder, group.data in pictures_of, "" if alone else f" ({group.split})"))
+    parts.append(_sources(known))
+    with replacing(path) as temporary:
+        temporary.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+
+
+def _introduction(command):
+    made = f"Made from the runs' own files by\n\n```sh\n{command}\n```\n\n" if command else ""
+    return (
+        f"# Results\n\n{made}"
+        "Scores are in per cent, over all pixels of all validation images together, unlabelled pixels left out; "
+        "several seeds: mean ± standard deviation. Each is of the network with the highest validation mean IoU of its "
+        "run, so it is slightly in that network's favour. **Bold** is the best of a column. Published figures are in "
+        "italics, with what they were measured on."
+    )
+
+
+def _section(group, slug, folder, with_pictures, suffix):
+    known = DATA_SETS.get(group.data)
+    title = known.title if known else group.data or "A data set that the runs do not name"
+    lead = f"Scored on {group.title}." + (f" {known.remark}" if known and known.remark else "")
+    parts = [f"## {_text(title + suffix)}", _text(lead), _markdown(_results(group))]
+    finished = [entry for entry in group.entries if entry.finished]
+    if finished and group.classes:
+        parts += ["IoU of each class:", _markdown(tables.classes_table(finished, group.classes))]
+    histories = [(entry.name, [training.history for training in entry.trainings]) for entry in group.entries]
+    if any(history for _, each in histories for history in each):
+        pictures.save_comparison_curves(histories, folder / f"{slug}_curves.png")
+        shown = f"![Loss, mean IoU and learning rate over the epochs](results/{slug}_curves.png)"
+        parts.append(f"{shown}\n\n*With points: whole validation images; thin: training crops.*")
+    if with_pictures and finished:
+        parts.append(_shown(max(finished, key=_mean_iou), slug, folder, known))
+    return "\n\n".join(filter(None, parts))
+
+
+def _mean_iou(entry):
+    return tables.mean_and_deviation(entry.values("mean_iou"))[0] or 0.0
+
+
+def _results(group):
+    """The table of scores with network, recipe, machine and command of each row, published figures below."""
+    entries, content = group.entries, tables.scores_table(group.entries)
+    keys = [key for key, _ in tables.metrics_of(entries)]
+    rows = []
+    for entry, (name, *cells) in zip(entries, content.rows, strict=True):
+        state = f" ({entry.state()})" if entry.state() else ""
+        time = tables.duration(entry.first.seconds)
+        told = (entry.network, tables.parameters(entry), entry.recipe_name or ABSENT)
+        made = (time, _machine(entry), str(len(entry.trainings)), f"`{entry.command}`" if entry.command else ABSENT)
+        rows.append((Cell(name.text + state), *map(Cell, told), *cells[: len(keys)], *map(Cell, made)))
+    for one in PUBLISHED.get(group.data, ()):
+        figures = [tables.score(one.scores.get(key), key) for key in keys]
+        told = ("published", one.network, tables.count(one.parameters), ABSENT, *figures, ABSENT, ABSENT, ABSENT)
+        source = f"{one.source}; on the {one.measured_on}"
+        rows.append(tuple(Cell(text if text == ABSENT else f"*{text}*") for text in (*told, source)))
+    scores = content.headings[1 : len(keys) + 1]
+    made = ("time", "machine", "seeds", "command or source")
+    return Table(("run", "network", "parameters", "recipe", *scores, *made), tuple(rows))
+
+
+def _machine(entry):
+    facts = entry.first.facts
+    return ", ".join(str(facts[name]) for name in ("machine", "precision") if facts.get(name)) or ABSENT
+
+
+def _shown(entry, slug, folder, known):
+    """The best and the worst images of one entry, as JPEG files small enough to keep beside the code."""
+    lines = []
+    for end, rank, name, value, path in entry.first.pictures:
+        file = folder / f"{slug}_{end}_{rank}.jpg"
+        open_panel(path)  # what is no panel must not get onto the page
+        with Image.open(path) as panel, replacing(file) as temporary:
+            panel = panel.convert("RGB")
+            panel.thumbnail((_PANEL_PX, _PANEL_PX))
+            panel.save(temporary, "JPEG", quality=82, optimize=True)
+        told = "" if value is None else f", mean IoU {tables.percent(value)}"
+        caption = f"{end.capitalize()} {rank}: {name}{told}"
+        lines.append(
+            f"![{_text(caption)}: image, truth, prediction, errors](results/{file.name})\n\n*{_text(caption)}*"
+        )
+    if not lines:
+        return ""
+    terms = f" Pictures: {known.source}; terms: {known.terms}." if known else ""
+    return "\n\n".join([f"Best and worst images of {_text(entry.name)}.{_text(terms)}", *lines])
+
+
+def _sources(names):
+    lines = [
+        f"- **{known.title}**: {known.source}. Terms: {known.terms}."
+        for known in (DATA_SETS[name] for name in names if name in DATA_SETS)
+    ]
+    return "\n".join(["## Data", "", *lines]) if lines else ""
+
+
+def _markdown(content):
+    """A Table in Markdown; best cells bold, columns of numbers to the right."""
+    numbers = [all(_is_number(row[column].text) for row in content.rows) for column in range(len(content.headings))]
+    lines = [_row(_text(heading) for heading in content.headings)]
+    lines.append(_row("--:" if right else ":--" for right in numbers))
+    lines += [
+        _row(f"**{_text(cell.text)}**" if cell.best else _text(cell.text) for cell in row) for row in content.rows
+    ]
+    return "\n".join(lines)
+
+
+def _row(texts):
+    return f"| {' | '.join(texts)} |"
+
+
+def _is_number(text):
+    return bool(re.match(r"[\d–*]", text))
+
+
+def _text(text):
+    """Text that Markdown takes literally, up to the `code` and *emphasis* that this module itself puts around cells."""
+    pieces = re.split(r"(^`.*`$|^\*[^*]+\*$)", text.replace("\n", " "))
+    return "".join(_kept(piece) if place % 2 else _escaped(piece) for place, piece in enumerate(pieces))
+
+
+def _kept(piece):
+    mark = piece[0]
+    inside = piece[1:-1]
+    return f"{mark}{inside.replace('|', chr(92) + '|') if mark == '`' else _escaped(inside)}{mark}"
+
+
+def _escaped(text):
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+
+
+def _slug(group, taken):
+    slug = re.sub(r"[^a-z0-9]+", "_", (group.data or "data").lower()).strip("_") or "data"
+    return slug if slug not in taken else f"{slug}_{1 + sum(other.startswith(slug) for other in taken)}"

@@ -1,0 +1,118 @@
+import re
+
+import pytest
+from made_up import LABELS, facts, make_run, scores
+from PIL import Image
+
+from kseg.errors import InputError
+from kseg.evaluation.report import read_entries, write_markdown
+
+
+def _write(tmp_path, runs, **options):
+    out = tmp_path / "exported"
+    out.mkdir(exist_ok=True)
+    write_markdown(read_entries(runs), out / "RESULTS.md", **options)
+    return (out / "RESULTS.md").read_text(encoding="utf-8"), out / "results"
+
+
+def _rows(text, heading):
+    """Rows of the table whose first heading line holds `heading`, as lists of cells."""
+    table = next(part for part in text.split("\n\n") if part.startswith("| run") and heading in part.split("\n")[0])
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.strip().split("\n")]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        make_run(tmp_path / "small", scores(0.6), facts()),
+        make_run(tmp_path / "big", scores(0.7), facts(parameters=31e6)),
+        make_run(tmp_path / "streets", scores(0.65), facts(data="/d/camvid")),
+        make_run(tmp_path / "slices", scores(0.8), facts(data="/d/membranes")),
+        make_run(tmp_path / "begun", None, facts(), epochs=1),
+    ]
+
+
+def test_a_table_a_data_set_and_a_command_a_row(tmp_path, runs):
+    text, _ = _write(tmp_path, runs)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Nuclei", "CamVid", "Membranes", "Data"]
+    head, rule, small, big, begun = _rows(text, "command")
+    assert head[:7] == ["run", "network", "parameters", "recipe", "mean IoU", "pixel accuracy", "mean Dice"]
+    assert head[7:] == ["time", "machine", "seeds", "command or source"]
+    assert rule[4] == "--:"
+    assert small[:7] == ["small", "UNet", "0.52 M", r"nuclei\_unet", "60.0", "70.0", "65.0"]
+    assert big[4:7] == ["**70.0**", "**80.0**", "**75.0**"]
+    assert big[-1] == "`python tools/train.py nuclei_unet --data nuclei --out runs/big`"
+    assert begun[0] == "begun (no scores yet: 1 of 3 epochs done)"
+    assert _rows(text, "ground")[2:] == [["small", "60.0", "60.0"], ["big", "**70.0**", "**70.0**"]]
+
+
+def test_published_figures_with_their_source(tmp_path, runs):
+    text, _ = _write(tmp_path, runs)
+    streets, slices = text.split("## CamVid")[1], text.split("## Membranes")[1]
+    published = _rows(streets, "command")[3]
+    assert published[:3] == ["*published*", "*FCN-8s*", "*134.5 M*"]
+    assert published[4:6] == ["*57.0*", "*88.0*"]
+    assert "233 test images" in published[-1]
+    head, _, ours, published = _rows(slices, "pixel error")
+    place = head.index("pixel error")
+    assert (ours[place], published[place]) == ("0.1000", "*0.0611*")  # 1 - pixel accuracy
+    assert "Ronneberger et al. 2015, table 1" in published[-1]
+
+
+def test_pictures_only_of_the_named_data_sets(tmp_path, runs):
+    text, folder = _write(tmp_path, runs, pictures_of=["nuclei"])
+    names = {path.name for path in folder.iterdir()}
+    curves = {"nuclei_curves.png", "camvid_curves.png", "membranes_curves.png"}
+    assert names == curves | {"nuclei_best_1.jpg", "nuclei_best_2.jpg", "nuclei_worst_1.jpg"}
+    assert set(re.findall(r"\]\(results/(.*?)\)", text)) == names
+    assert "Best and worst images of big. Pictures: microscope images" in text
+    assert text.count("Best and worst") == 1
+    with Image.open(folder / "nuclei_best_1.jpg") as picture:
+        assert picture.size == (4 * 16 + 12, 12 + 18)
+    # The next page shows none: no picture of the last one stays.
+    _, folder = _write(tmp_path, runs)
+    assert {path.name for path in folder.iterdir()} == curves
+
+
+def test_terms_stand_below_and_beside_the_pictures(tmp_path, runs):
+    text, _ = _write(tmp_path, runs, pictures_of=["camvid"])
+    assert "terms: CC BY-NC 4.0." in text.split("## CamVid")[1].split("## Membranes")[0]
+    assert re.search(r"- \*\*CamVid\*\*: .* Terms: CC BY-NC 4\.0\.", text)
+    assert re.search(r"- \*\*Membranes\*\*: .* Terms: not stated\.", text)
+
+
+def test_nothing_of_the_machine_is_told(tmp_path, runs):
+    text, _ = _write(tmp_path, runs, pictures_of=["nuclei"])
+    assert "/home" not in text
+    assert "/opt" not in text
+    assert str(tmp_path) not in text
+
+
+def test_command_and_notes(tmp_path, runs):
+    text, _ = _write(
+        tmp_path, runs[:1], command="python tools/report.py runs/small", notes="## What did not help\n\nX.\n"
+    )
+    assert "```sh\npython tools/report.py runs/small\n```" in text
+    assert text.index("## What did not help") < text.index("## Nuclei")
+
+
+def test_the_same_data_in_two_splits(tmp_path):
+    runs = [make_run(tmp_path / split, scores(0.6), facts(splits=["train", split])) for split in ("val", "kept")]
+    text, folder = _write(tmp_path, runs)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Nuclei (val)", "Nuclei (kept)", "Data"]
+    assert {path.name for path in folder.iterdir()} == {"nuclei_curves.png", "nuclei_2_curves.png"}
+
+
+def test_text_from_files_is_taken_literally(tmp_path):
+    result = scores(0.6, classes=("a|b", "*c*<img>"))
+    told = facts(command="python tools/train.py x --data 'a|b'", machine="[x](y)")
+    text, _ = _write(tmp_path, [make_run(tmp_path / "a", result, told, LABELS)])
+    _, _, row = _rows(text, "command")
+    assert row[-1] == r"`python tools/train.py x --data 'a\|b'`"
+    assert r"\[x\](y)" in row[8]
+    assert _rows(text, "img")[0] == ["run", r"a\|b", r"\*c\*\<img\>"]
+
+
+def test_a_data_set_that_no_run_is_of(tmp_path, runs):
+    with pytest.raises(InputError, match="no run is of the data pets; there are: nuclei, camvid, membranes"):
+        _write(tmp_path, runs, pictures_of=["pets"])

@@ -1,0 +1,71 @@
+"""Show runs: one HTML page for a run or a comparison of several, or the Markdown page of results."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from kseg import cli
+
+EXAMPLES = """
+python tools/report.py runs/nuclei
+python tools/report.py runs/fcn32s runs/fcn16s runs/fcn8s --out comparison.html
+python tools/report.py runs/* --markdown exported/RESULTS.md --pictures nuclei camvid
+"""
+
+
+def _arguments(argv):
+    parser = cli.parser(__doc__, EXAMPLES)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of one run's seeds")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="HTML page; default: RUN/report.html, report.html for several runs"
+    )
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write a Markdown page instead, pictures in results/ beside it"
+    )
+    parser.add_argument(
+        "--pictures", nargs="+", default=[], metavar="DATA", help="data sets whose images the Markdown page may show"
+    )
+    parser.add_argument("--notes", type=Path, metavar="FILE", help="Markdown that the page of results begins with")
+    return parser.parse_args(argv)
+
+
+@cli.command
+def main(argv=None):
+    """Read the runs and write the page."""
+    args = _arguments(argv)
+    from kseg.errors import InputError
+    from kseg.evaluation import report
+
+    page = args.markdown or args.out or (args.runs[0] / "report.html" if len(args.runs) == 1 else Path("report.html"))
+    entries = report.read_entries(args.runs)
+    cli.check_folder(page)
+    if args.markdown and args.out:
+        raise InputError("--out and --markdown are two pages: make them one after the other")
+    if args.markdown:
+        if args.notes and not args.notes.is_file():
+            raise InputError(f"{args.notes}: no such file")
+        notes = args.notes.read_text(encoding="utf-8") if args.notes else ""
+        report.write_markdown(entries, page, args.pictures, _command(args, entries), notes)
+    else:
+        report.write_html(entries, page)
+    unfinished = [f"{entry.name}: {entry.state()}" for entry in entries if entry.state()]
+    print("\n".join([f"{page}: {len(entries)} run{'s' if len(entries) > 1 else ''}", *unfinished]))
+    return 0
+
+
+def _command(args, entries):
+    """The command of this page, with nothing of this machine in it."""
+    from kseg.evaluation.report.commands import run_path
+
+    runs = [run_path(path, entry.name) for path, entry in zip(args.runs, entries, strict=True)]
+    words = ["python", "tools/report.py", *runs]
+    page = args.markdown
+    words += ["--markdown", os.path.basename(page) if page.is_absolute() else str(page)]
+    words += ["--pictures", *args.pictures] if args.pictures else []
+    words += ["--notes", args.notes.name if args.notes.is_absolute() else str(args.notes)] if args.notes else []
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
