@@ -8,7 +8,7 @@ from keras import layers
 from kseg.applications.backbones import mobilenet_v2, vgg16
 from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
 from kseg.applications.weights import load_mobilenet_v2, load_vgg16, load_weights
-from kseg.layers import CropLike, DoubleSize, PadToStride, Preprocess
+from kseg.layers import BatchNormalization, CropLike, DoubleSize, PadToStride, Preprocess
 
 _PREPROCESSING = {None: "unit", "vgg16": "caffe", "mobilenet_v2": "tf"}
 
@@ -167,6 +167,6 @@ def _two_convolutions(x, channels, padding, batch_normalization, name):
             name=f"{name}_conv{number}",
         )(x)
         if batch_normalization:
-            x = layers.BatchNormalization(name=f"{name}_bn{number}")(x)
+            x = BatchNormalization(name=f"{name}_bn{number}")(x)
         x = layers.Activation("relu", name=f"{name}_relu{number}")(x)
     return x

@@ -1,6 +1,7 @@
 """Layers and initializers that the networks are built of; they run on every Keras backend."""
 
 from kseg.layers.initializers import BilinearInitializer
+from kseg.layers.normalization import BatchNormalization
 from kseg.layers.preprocess import Preprocess
 from kseg.layers.quantisation import (
     QUANTIZED,
@@ -16,6 +17,7 @@ from kseg.layers.sizes import CropLike, DoubleSize, PadToStride
 
 __all__ = [
     "QUANTIZED",
+    "BatchNormalization",
     "BilinearInitializer",
     "CropLike",
     "DoubleSize",

@@ -28,8 +28,8 @@ def _same(network, tolerance=1e-5):
     return lowered
 
 
-def _norm(channels, **options):
-    layer = keras.layers.BatchNormalization(**options)
+def _norm(channels, kind=keras.layers.BatchNormalization, **options):
+    layer = kind(**options)
     layer.build((None, None, None, channels))
     rng = np.random.default_rng(2)
     layer.set_weights([rng.uniform(0.5, 1.5, channels) for _ in layer.weights])
@@ -64,7 +64,9 @@ def test_an_activation_that_does_something_stays():
 # ---- batch normalisation
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}, {"epsilon": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": False}, {"center": False}, {"epsilon": 0.1}, {"kind": layers.BatchNormalization}]
+)
 @pytest.mark.parametrize(
     "convolution",
     [
