@@ -1,7 +1,8 @@
 """Recipe + data -> a trained network in a folder of its own."""
 
 from kseg.training.checkpoint import load_model, save_model
-from kseg.training.recipes import RECIPES, Recipe, change, find_recipe
+from kseg.training.recipe import Recipe, change
+from kseg.training.recipes import RECIPES, find_recipe
 from kseg.training.run import Run, check_new_folder, read_history, resume_recipe, train
 from kseg.training.supervision import DeeplySupervised, deeply_supervised
 

@@ -1,171 +1,13 @@
-"""Recipes: everything that a training run depends on, as functions that return one frozen dataclass.
+"""The recipes: functions, each of which returns one `Recipe`.
 
 A recipe's docstring states the command, the time it took and the score it reached, so that a change which makes
 it worse can be seen.
 """
 
-import json
-import math
-import types
-import typing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 
 from kseg.errors import InputError
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to train and how. Fields that are None leave the choice to the network's own default.
-
-    Attributes:
-        model: name of a builder in kseg.applications.
-        backbone: U-Net's pre-trained encoder, "vgg16" or "mobilenet_v2".
-        backbone_weights: "imagenet", or the path of a file with the backbone's weights.
-        alpha: multiplies the channels of the backbone.
-        weights: path of a trained network to start from; layers that match by name and shape are copied.
-        quantization_aware: fine-tune the network of `weights` for 8 bits (kseg.lowering.quantization_aware).
-        frozen: beginnings of the names of layers that are not trained, such as "block1"; "backbone" stands for all of
-            the backbone's.
-        thaw_after: number of epochs after which the frozen layers are trained too; None: never.
-        backbone_rate: factor of the learning rate for the backbone's layers.
-        fc_units: FCN: channels of fc6 and fc7.
-        filters: U-Net: channels at full resolution.
-        depth: U-Net: number of times the resolution is halved.
-        batch_normalization: U-Net: normalise after each convolution.
-        dropout: dropped share in 0..1.
-        upsampling: U-Net: "transpose" or "bilinear".
-        trainable_upsampling: FCN: learn the kernels of the upsampling, which start out bilinear.
-        auxiliary: names of layers that are scored by a loss of their own while training (deep supervision, see
-            `kseg.training.deeply_supervised`).
-        auxiliary_weight: of each of these losses.
-        crop_px: (height, width) of a training crop.
-        batch: crops a step.
-        epochs: number of epochs.
-        repeats: how often an epoch goes over the training images.
-        scales: smallest and largest random zoom.
-        flips: "none", "horizontal" or "all" (horizontal, vertical and quarter turns).
-        brightness, contrast, saturation: largest relative random change, 0 for none.
-        elastic_px: standard deviation of the elastic deformation in pixels, 0 for none.
-        border_weight: weight added to pixels between cells that touch (w0 of Ronneberger et al. 2015), 0 for none; for
-            losses that are means over pixels.
-        border_sigma_px: how fast that weight falls with the distance to the two nearest cells.
-        border_background: index of the class that is no cell.
-        loss: names in LOSSES; their sum is minimised.
-        class_weights: "none", or weights counted in the training masks, for the losses that are means over pixels:
-            "median_frequency" or "inverse_log" (kseg.data.class_weights).
-        label_smoothing: share of the target that the cross-entropy spreads over the other classes.
-        hard_share: share of the pixels that the loss "hard_pixels" takes, in 0..1.
-        optimizer: name in OPTIMIZERS.
-        learning_rate: after the warm-up.
-        weight_decay: decoupled, for "adamw"; L2-like for "sgd".
-        schedule: "constant", "polynomial" (power 0.9, to zero) or "cosine" (to zero).
-        warmup_steps: steps in which the learning rate rises linearly from zero.
-        clip_norm: largest length of the gradient of all weights together, None for any.
-        accumulate: batches whose gradients are averaged before the weights change.
-        average: momentum of a moving average of the weights, such as 0.999, which is then what is validated and kept;
-            None: the weights themselves.
-        precision: "auto", "float32", "mixed_bfloat16" or "mixed_float16".
-        validate_every: epochs between validations; the last epoch is always validated.
-        patience: validations without a better mean IoU after which the run ends early; None: never.
-        cache: "none" or "memory": keep decoded training images.
-        seed: of the weights, the order and the augmentation.
-    """
-
-    model: str
-    backbone: str | None = None
-    backbone_weights: str | None = None
-    alpha: float | None = None
-    weights: str | None = None
-    quantization_aware: bool = False
-    frozen: tuple[str, ...] = ()
-    thaw_after: int | None = None
-    backbone_rate: float = 1.0
-    fc_units: int | None = None
-    filters: int | None = None
-    depth: int | None = None
-    batch_normalization: bool | None = None
-    dropout: float | None = None
-    upsampling: str | None = None
-    trainable_upsampling: bool | None = None
-    auxiliary: tuple[str, ...] = ()
-    auxiliary_weight: float = 0.4
-    crop_px: tuple[int, int] = (256, 256)
-    batch: int = 8
-    epochs: int = 30
-    repeats: int = 1
-    scales: tuple[float, float] = (0.75, 1.5)
-    flips: str = "horizontal"
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    elastic_px: float = 0.0
-    border_weight: float = 0.0
-    border_sigma_px: float = 5.0
-    border_background: int = 0
-    loss: tuple[str, ...] = ("cross_entropy",)
-    class_weights: str = "none"
-    label_smoothing: float = 0.0
-    hard_share: float = 0.25
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    schedule: str = "polynomial"
-    warmup_steps: int = 0
-    clip_norm: float | None = None
-    accumulate: int = 1
-    average: float | None = None
-    precision: str = "auto"
-    validate_every: int = 1
-    patience: int | None = None
-    cache: str = "none"
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("batch", "epochs", "repeats", "validate_every", "accumulate", "patience", "thaw_after"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"recipe field `{name}` must be at least 1. Received: {getattr(self, name)}")
-        if len(self.crop_px) != 2 or min(self.crop_px) < 1:
-            raise InputError(f"recipe field `crop_px` must be height,width in pixels. Received: {self.crop_px}")
-        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
-            raise InputError(f"recipe field `scales` must be smallest,largest. Received: {self.scales}")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"recipe field `{name}` must be one of {', '.join(allowed)}. Received: {getattr(self, name)}"
-                )
-        for name in ("learning_rate", "clip_norm", "border_sigma_px"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"recipe field `{name}` must be positive. Received: {getattr(self, name)}")
-        for name in ("elastic_px", "border_weight", "border_background", "backbone_rate", "auxiliary_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"recipe field `{name}` must be at least 0. Received: {getattr(self, name)}")
-        if not 0 < self.hard_share <= 1:
-            raise InputError(f"recipe field `hard_share` must be above 0 and at most 1. Received: {self.hard_share}")
-        if self.class_weights != "none" and not set(self.loss) & set(_PIXELWISE):
-            raise InputError(
-                f"recipe field `class_weights` works with {', '.join(_PIXELWISE)}. Received: {', '.join(self.loss)}"
-            )
-        if self.border_weight and not set(self.loss) <= set(_PIXELWISE):
-            raise InputError(
-                f"recipe field `border_weight` works with {', '.join(_PIXELWISE)} alone. "
-                f"Received: {', '.join(self.loss)}"
-            )
-        if self.average is not None and not 0 < self.average < 1:
-            raise InputError(f"recipe field `average` must lie between 0 and 1. Received: {self.average}")
-        if self.thaw_after is not None and not self.frozen:
-            raise InputError("recipe field `thaw_after` thaws what is `frozen`, and nothing is")
-
-
-# Losses that are a mean over pixels, which can be weighted.
-_PIXELWISE = ("cross_entropy", "focal", "hard_pixels")
-
-_CHOICES = {
-    "class_weights": ("none", "median_frequency", "inverse_log"),
-    "flips": ("none", "horizontal", "all"),
-    "schedule": ("constant", "polynomial", "cosine"),
-    "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-    "cache": ("none", "memory"),
-}
+from kseg.training.recipe import Recipe
 
 
 def nuclei_unet():
@@ -258,6 +100,48 @@ def camvid_fcn8s():
     )
 
 
+def camvid_fcn16s():
+    """CamVid, FCN-16s. As the paper trained it, it starts from the coarser network:
+    `tools/train.py camvid_fcn16s --data camvid --out runs/fcn16s --set weights=runs/fcn32s/best.keras`.
+    """
+    return replace(camvid_fcn8s(), model="FCN16s")
+
+
+def camvid_fcn32s():
+    """CamVid, FCN-32s, which the finer networks start from (Long et al. 2015, section 4.2)."""
+    return replace(camvid_fcn8s(), model="FCN32s")
+
+
+def camvid_unet():
+    """CamVid, U-Net from scratch: what a network without pre-training makes of 367 images."""
+    return Recipe(
+        model="UNet",
+        filters=32,
+        depth=4,
+        batch_normalization=True,
+        crop_px=(320, 320),
+        batch=8,
+        epochs=90,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        validate_every=9,
+    )
+
+
+def camvid_unet_vgg16():
+    """CamVid, U-Net on VGG16, which learns a tenth as fast as the expanding path."""
+    return replace(
+        camvid_unet(),
+        backbone="vgg16",
+        backbone_weights="imagenet",
+        backbone_rate=0.1,
+        filters=16,
+        depth=None,
+        epochs=45,
+        validate_every=5,
+    )
+
+
 def camvid_unet_mobilenet():
     """CamVid street scenes, U-Net on MobileNetV2: the small network for a phone."""
     return Recipe(
@@ -274,7 +158,17 @@ def camvid_unet_mobilenet():
     )
 
 
-_ALL = (nuclei_unet, nuclei_unet_mobilenet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet)
+_ALL = (
+    nuclei_unet,
+    nuclei_unet_mobilenet,
+    membranes_unet,
+    camvid_fcn32s,
+    camvid_fcn16s,
+    camvid_fcn8s,
+    camvid_unet,
+    camvid_unet_vgg16,
+    camvid_unet_mobilenet,
+)
 RECIPES = {recipe.__name__: recipe for recipe in _ALL}
 
 
@@ -287,79 +181,3 @@ def find_recipe(name):
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
     return RECIPES[name]()
-
-
-def change(recipe, settings):
-    """Return `recipe` with fields replaced, each given as "field=value".
-
-    Values are read by the field's type: numbers, true/false, none, words, and comma-separated lists for tuples.
-
-    Raises:
-        InputError: not of the form field=value, an unknown field (all fields are listed), or a bad value.
-    """
-    kinds = typing.get_type_hints(Recipe)
-    values = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"a setting is written field=value. Received: {setting!r}")
-        if name not in kinds:
-            raise InputError(f"no recipe field {name!r}; there are: {', '.join(kinds)}")
-        try:
-            values[name] = _parse(text, kinds[name])
-        except ValueError as error:
-            raise InputError(f"recipe field `{name}` must be {_describe(kinds[name])}. Received: {text!r}") from error
-    return replace(recipe, **values)
-
-
-def _parse(text, kind):
-    if isinstance(kind, types.UnionType):
-        if text.lower() in ("none", ""):
-            return None
-        return _parse(text, next(k for k in kind.__args__ if k is not types.NoneType))
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        parts = [part for part in text.strip("()[] ").split(",") if part]
-        if kinds[-1] is ...:
-            kinds = kinds[:1] * len(parts)
-        if len(parts) != len(kinds):
-            raise ValueError(text)
-        return tuple(_parse(part.strip(), k) for part, k in zip(parts, kinds, strict=True))
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    return kind(text)
-
-
-def _describe(kind):
-    if isinstance(kind, types.UnionType):
-        return " or ".join("none" if k is types.NoneType else _describe(k) for k in kind.__args__)
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        if kinds[-1] is ...:
-            return f"a comma-separated list, each {_describe(kinds[0])}"
-        return f"{len(kinds)} values with commas, each {_describe(kinds[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
-
-
-def recipe_to_json(recipe):
-    """The fields as JSON text."""
-    return json.dumps(asdict(recipe), indent=2) + "\n"
-
-
-def recipe_from_json(text, where):
-    """The recipe that `recipe_to_json` wrote.
-
-    Raises:
-        InputError: not such a text; `where` names its file.
-    """
-    known = {field.name for field in fields(Recipe)}
-    try:
-        values = json.loads(text)
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        if unknown := set(values) - known:
-            raise InputError(f"{where}: unknown fields {sorted(unknown)}")
-        return Recipe(**values)
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise InputError(f"{where}: not a recipe ({error})") from error

@@ -21,7 +21,7 @@ from kseg.training.callbacks import RunFiles, StepLines, ended_early
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.facts import facts
 from kseg.training.precision import choose_precision
-from kseg.training.recipes import change, recipe_from_json, recipe_to_json
+from kseg.training.recipe import change, recipe_from_json, recipe_to_json
 from kseg.training.supervision import prediction_model
 from kseg.training.tensorboard import LearningCurves
 

@@ -6,7 +6,7 @@ import pytest
 
 from kseg.training.averaging import averaged_pairs
 from kseg.training.optimizers import SGD, AdamW, build_optimizer, carry_over
-from kseg.training.recipes import Recipe
+from kseg.training.recipe import Recipe
 
 
 def _line(trainable=("first", "second")):

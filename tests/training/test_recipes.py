@@ -5,7 +5,8 @@ import pytest
 from kseg.errors import InputError
 from kseg.labels import LabelSet
 from kseg.training.build import build_loss, build_network
-from kseg.training.recipes import RECIPES, Recipe, change, find_recipe, recipe_from_json, recipe_to_json
+from kseg.training.recipe import Recipe, change, recipe_from_json, recipe_to_json
+from kseg.training.recipes import RECIPES, find_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -46,6 +47,11 @@ def test_values_are_read_by_the_type_of_their_field():
         ("schedule=steps", "`schedule` must be one of constant, polynomial, cosine"),
         ("scales=2,1", "smallest,largest"),
         ("learning_rate=nan", "`learning_rate` must be positive"),
+        ("clip_norm=0", "`clip_norm` must be positive"),
+        ("backbone_rate=-1", "`backbone_rate` must be at least 0"),
+        ("average=1", "`average` must lie between 0 and 1"),
+        ("accumulate=0", "`accumulate` must be at least 1"),
+        ("thaw_after=3", "`thaw_after` thaws what is `frozen`, and nothing is"),
         ("elastic_px=-1", "`elastic_px` must be at least 0"),
         ("border_weight=nan", "`border_weight` must be at least 0"),
         ("hard_share=0", "`hard_share` must be above 0"),
@@ -75,9 +81,7 @@ def test_class_weights_go_to_the_losses_that_take_them():
 
 
 def test_an_unknown_recipe_lists_those_that_exist():
-    with pytest.raises(
-        InputError, match="nuclei_unet, nuclei_unet_mobilenet, membranes_unet, camvid_fcn8s, camvid_unet_mobilenet"
-    ):
+    with pytest.raises(InputError, match="no recipe 'nuclei'; there are: nuclei_unet, .*, camvid_fcn8s, .*mobilenet"):
         find_recipe("nuclei")
 
 

@@ -11,7 +11,7 @@ from kseg.evaluation import evaluate, load_predictor
 from kseg.training import callbacks, train
 from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import load_model, read_state
-from kseg.training.recipes import Recipe
+from kseg.training.recipe import Recipe
 
 TINY = {"filters": 4, "depth": 2, "crop_px": (32, 32), "batch": 2, "epochs": 3, "precision": "float32"}
 # Settings, and after how many epochs the run is interrupted.
