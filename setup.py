@@ -14,6 +14,7 @@ EXTRAS = {
     "tflite": ["ai-edge-litert>=2.0"],
     "onnx": ["onnx", "tf2onnx>=1.16", "onnxruntime"],
     "plots": ["matplotlib"],
+    "boundaries": ["scikit-image>=0.22"],
     "tensorboard": ["tensorboard"],
 }
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "gpu" for package in packages})

@@ -54,6 +54,36 @@ def parser(description, examples):
     )
 
 
+def add_prediction(parser):
+    """The options that say how images go through a network."""
+    parser.add_argument("--threads", type=int, help="threads of the interpreter")
+    parser.add_argument("--window", type=_size, metavar="PX", help="see each image in windows: 512, or HEIGHTxWIDTH")
+    parser.add_argument("--overlap", type=int, metavar="PX", help="of windows, blended; default: a quarter of them")
+    parser.add_argument(
+        "--flips", choices=("none", "horizontal", "all"), default="none", help="average over these, too"
+    )
+    parser.add_argument(
+        "--scales", type=_factors, default=(1.0,), metavar="F,F", help="average over these: 0.75,1,1.25"
+    )
+
+
+def prediction(args):
+    """The parsed options of `add_prediction` -> arguments of `kseg.evaluation.load_predictor`."""
+    names = {"threads": "threads", "window_px": "window", "overlap_px": "overlap", "flips": "flips", "scales": "scales"}
+    return {name: getattr(args, option) for name, option in names.items()}
+
+
+def _size(text):
+    sides = tuple(int(side) for side in text.split("x"))
+    if len(sides) > 2:
+        raise ValueError
+    return sides * (3 - len(sides))
+
+
+def _factors(text):
+    return tuple(float(factor) for factor in text.split(","))
+
+
 def print_scores(scores, title):
     """Print a table of IoU per class and the means on the terminal."""
     from rich.console import Console
@@ -69,6 +99,15 @@ def print_scores(scores, title):
     for name in ("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
         table.add_row(name.replace("_", " "), f"{getattr(scores, name):.4f}")
     Console().print(table)
+
+
+def print_boundaries(scores, boundary):
+    """Print a BoundaryScores: a row a threshold, and the best of each column."""
+    print(f"Regions between {boundary}, by the threshold of its probability")
+    columns = zip(scores.thresholds, scores.pixel_error, scores.v_rand, scores.v_info, strict=True)
+    rows = [(f"{threshold:g}", *(f"{value:.4f}" for value in values)) for threshold, *values in columns]
+    best = ("best", *(f"{scores.best[name]:.4f}" for name in ("pixel_error", "v_rand", "v_info")))
+    print_table(("threshold", "pixel error", "V_rand", "V_info"), [*rows, best])
 
 
 def print_table(headings, rows):

@@ -8,6 +8,8 @@ from kseg import cli
 EXAMPLES = """
 python tools/evaluate.py runs/nuclei/best.keras --data nuclei --split val
 python tools/evaluate.py fcn.tflite --data DIR --split val --json scores.json --pictures runs/errors
+python tools/evaluate.py fcn.keras --data DIR --flips horizontal --scales 0.75,1,1.25
+python tools/evaluate.py unet.tflite --data DIR --window 256 --overlap 64 --boundaries membrane
 """
 
 
@@ -18,7 +20,8 @@ def _arguments(argv):
     parser.add_argument("--split", default="val", help="default: val; 'all' for a folder without splits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores here")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write panels and charts here")
-    parser.add_argument("--threads", type=int, help="threads of the interpreter")
+    parser.add_argument("--boundaries", metavar="CLASS", help="score the regions that this class parts: ISBI challenge")
+    cli.add_prediction(parser)
     return parser.parse_args(argv)
 
 
@@ -32,7 +35,7 @@ def main(argv=None):
 
     if args.json:
         cli.check_folder(args.json)
-    predictor = evaluation.load_predictor(args.model, threads=args.threads)
+    predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     source = data.open_source(args.data, args.split)
     labels = source.labels
     if len(predictor.labels) != len(labels):
@@ -45,16 +48,24 @@ def main(argv=None):
 
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
-    batches = cli.progress(data.evaluation_batches(source), "Evaluating", total=len(source.names))
+
+    def batches():
+        return cli.progress(data.evaluation_batches(source), "Evaluating", total=len(source.names))
+
+    regions = None
     with data.naming_bad_files(source):
-        scores = evaluation.evaluate(predictor, batches, labels, on_image)
+        if args.boundaries:
+            regions = evaluation.evaluate_boundaries(predictor, batches(), labels, args.boundaries)
+        scores = evaluation.evaluate(predictor, batches(), labels, on_image)
     if args.json:
-        cli.write_json(scores.to_dict(), args.json)
+        cli.write_json(scores.to_dict() | ({"boundaries": regions.to_dict()} if regions else {}), args.json)
     if args.pictures:
         pictures.save_iou_chart(scores, labels, args.pictures / "iou_per_class.png")
         pictures.save_confusion_chart(scores, labels, args.pictures / "confusion_matrix.png")
         print(f"Pictures: {args.pictures}")
     cli.print_scores(scores, f"{args.model} on {args.data} {args.split} ({scores.images} images)")
+    if regions:
+        cli.print_boundaries(regions, args.boundaries)
     return 0
 
 

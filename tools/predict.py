@@ -8,6 +8,7 @@ from kseg import cli
 EXAMPLES = """
 python tools/predict.py runs/nuclei/best.keras photo.jpg --out runs/pictures
 python tools/predict.py unet.tflite *.png --out runs/pictures
+python tools/predict.py unet.tflite slide.png --window 512 --overlap 128 --flips all --out runs/pictures
 """
 
 
@@ -17,7 +18,7 @@ def _arguments(argv):
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, ...")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png and NAME_overlay.png")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay's colours, 0..1; default: 0.5")
-    parser.add_argument("--threads", type=int, help="threads of the interpreter")
+    cli.add_prediction(parser)
     return parser.parse_args(argv)
 
 
@@ -34,7 +35,7 @@ def main(argv=None):
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise InputError(f"images with the same name would overwrite each other's result: {', '.join(twice)}")
-    predictor = evaluation.load_predictor(args.model, threads=args.threads)
+    predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in cli.progress(args.images, "Predicting"):

@@ -164,3 +164,24 @@ def test_a_full_disk(tiny_run, tiny_data, small_disk, fails):
     message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", small_disk / "run", *TINY)
     assert "no space left" in message
     assert {path.name for path in small_disk.iterdir()} <= {"fill", "run"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--window", "32", "--overlap", "32"), "overlap of windows of 32x32 must be 0..31. Received: 32"),
+        (("--overlap", "8"), "an overlap was given, but no window"),
+        (("--scales", "1,0"), "`scales` must be factors above 0"),
+        (("--boundaries", "wall"), "no class 'wall'; the classes are ground, disc"),
+    ],
+)
+def test_views_that_cannot_be_are_told(tiny_run, tiny_data, fails, options, message):
+    assert message in fails("evaluate", tiny_run / "best.keras", "--data", tiny_data, *options)
+
+
+@pytest.mark.parametrize("options", [("--window", "3x4x5"), ("--window", "wide"), ("--scales", "1;2")])
+def test_options_that_cannot_be_read(tiny_run, options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool("evaluate")([str(tiny_run / "best.keras"), "--data", "nuclei", *options])
+    assert stop.value.code == 2
+    assert f"argument {options[0]}: " in capsys.readouterr().err

@@ -51,6 +51,42 @@ def test_predict_keeps_size_indices_and_palette(tiny_run, tmp_path):
         assert mask.size == (1, 1)
 
 
+def test_windows_flips_and_scales_reach_the_network(tiny_run, tiny_data, tmp_path):
+    """Windows without overlap and other views tell nearly the same, never quite: so they were there."""
+
+    def scores(*options):
+        arguments = [tiny_run / "best.keras", "--data", tiny_data, "--json", tmp_path / "s.json", *options]
+        assert tool("evaluate")([str(a) for a in arguments]) == 0
+        return json.loads((tmp_path / "s.json").read_text())
+
+    plain = scores()
+    for options in (
+        ("--window", "32x16", "--overlap", "0"),
+        ("--window", "32", "--flips", "all"),
+        ("--flips", "horizontal", "--scales", "0.75,1,1.25"),
+    ):
+        found = scores(*options)
+        assert found["mean_iou"] == pytest.approx(plain["mean_iou"], abs=0.1)
+        assert found["confusion_matrix"] != plain["confusion_matrix"], f"{options} change nothing"
+    image = tiny_data / "images/val/0.png"
+    out = tmp_path / "out"
+    arguments = [tiny_run / "best.keras", image, "--out", out, "--window", "32", "--flips", "horizontal"]
+    assert tool("predict")([str(a) for a in arguments]) == 0
+    with Image.open(out / "0.png") as mask:
+        assert mask.size == (48, 40)
+
+
+def test_evaluate_scores_boundaries(tiny_run, tiny_data, tmp_path, capsys):
+    pytest.importorskip("skimage")
+    arguments = [tiny_run / "best.keras", "--data", tiny_data, "--json", tmp_path / "s.json", "--boundaries", "disc"]
+    assert tool("evaluate")([str(a) for a in arguments]) == 0
+    found = json.loads((tmp_path / "s.json").read_text())["boundaries"]
+    assert found["images"] == 3
+    assert len(found["thresholds"]) == len(found["pixel_error"]) == len(found["v_rand"]) == 9
+    assert found["best"]["pixel_error"] < 0.2
+    assert "V_rand" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("form", "precision"), [("tflite", "float32"), ("tflite", "int8"), ("onnx", "float32")])
 def test_exported_files_score_like_keras(tiny_run, tiny_data, tmp_path, form, precision):
     arguments = [tiny_run / "best.keras", "--out", tmp_path, "--name", "net", "--format", form]
