@@ -166,9 +166,8 @@ def samples(entries):
             blocks.append(inside)
         else:
             state = " open" if place == 0 else ""
-            blocks.append(
-                f'<details{state}><summary>{escape(entry.first_name)}</summary><div class="inside">{inside}</div></details>'
-            )
+            summary = f"<summary>{escape(entry.first_name)}</summary>"
+            blocks.append(f'<details{state}>{summary}<div class="inside">{inside}</div></details>')
     return (
         '<h2>Best and worst images</h2>\n<p class="lead">By the mean IoU of the image. Errors are red.</p>\n'
         + "".join(blocks)
