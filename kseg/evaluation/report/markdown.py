@@ -128,7 +128,7 @@ def _shown(entry, slug, folder, known):
     if not lines:
         return ""
     terms = f" Pictures: {known.source}; terms: {known.terms}." if known else ""
-    return "\n\n".join([f"Best and worst images of {_text(entry.name)}.{_text(terms)}", *lines])
+    return "\n\n".join([f"Best and worst images of {_text(entry.first_name)}.{_text(terms)}", *lines])
 
 
 def _sources(names):

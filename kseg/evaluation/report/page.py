@@ -90,9 +90,9 @@ def _scores(one, groups):
 
 
 def _settings(one, entries):
-    every = parts.table(tables.settings_table(entries, differing=False), kind="words")
     if one:
-        return f"<h2>Settings</h2>\n<details><summary>All settings of the recipe</summary>{every}</details>"
+        return f"<h2>Settings</h2>\n{parts.settings(one)}"
+    every = parts.table(tables.settings_table(entries, differing=False), kind="words")
     differing = tables.settings_table(entries, differing=True)
     told = (
         parts.table(differing, kind="words") if differing.rows else '<p class="none">The runs differ in no setting.</p>'
@@ -130,7 +130,7 @@ def _footer(groups):
         lines.append(" ".join(filter(None, (f"{known.title}: {known.source}; terms: {known.terms}.", known.remark))))
         for one in PUBLISHED.get(name, ()):
             figures = ", ".join(
-                f"{key.replace('_', ' ')} {tables.score(value, key)}" for key, value in one.scores.items()
+                f"{tables.heading(key)} {tables.score(value, key)}" for key, value in one.scores.items()
             )
             lines.append(f"Published: {one.network}, {figures}, on the {one.measured_on} ({one.source}).")
     lines.append(

@@ -12,6 +12,7 @@ from kseg.errors import InputError
 from kseg.evaluation import pictures
 from kseg.evaluation.report import tables
 from kseg.evaluation.report.charts import COLOURS, Line, line_chart, strip_chart
+from kseg.labels import VOID_COLOUR
 
 _WHOLE_MATRIX = 25
 
@@ -58,6 +59,13 @@ def numbers(entry):
         if cell.text != tables.ABSENT:
             items += f"<div><dt>{escape(heading)}</dt><dd>{escape(cell.text)}{unit}</dd></div>"
     return f'<dl class="numbers">{items}</dl>' if items else ""
+
+
+def settings(entry):
+    """All settings of one entry that are set, as a list that fills the width."""
+    rows = tables.settings_table([entry], differing=False).rows
+    items = "".join(f"<div><dt>{_breakable(name.text)}</dt><dd>{escape(value.text)}</dd></div>" for name, value in rows)
+    return f'<dl class="settings">{items}</dl>'
 
 
 def curves(entries):
@@ -135,7 +143,7 @@ def per_image(entries):
             one["mean_iou"] for one in (entry.first.scores or {}).get("per_image", []) if one["mean_iou"] is not None
         ]
         if values:
-            rows.append((entry.name, values, colour))
+            rows.append((entry.first_name, values, colour))
     if not rows:
         return ""
     chart = strip_chart("Mean IoU of each image", rows)
@@ -158,9 +166,8 @@ def samples(entries):
             blocks.append(inside)
         else:
             state = " open" if place == 0 else ""
-            blocks.append(
-                f'<details{state}><summary>{escape(entry.name)}</summary><div class="inside">{inside}</div></details>'
-            )
+            summary = f"<summary>{escape(entry.first_name)}</summary>"
+            blocks.append(f'<details{state}>{summary}<div class="inside">{inside}</div></details>')
     return (
         '<h2>Best and worst images</h2>\n<p class="lead">By the mean IoU of the image. Errors are red.</p>\n'
         + "".join(blocks)
@@ -170,10 +177,10 @@ def samples(entries):
 def _legend(labels):
     if labels is None:
         return ""
-    items = "".join(
-        f'<li><b style="background:rgb{colour}"></b>{escape(name)}</li>'
-        for name, colour in zip(labels.names, labels.colours, strict=True)
-    )
+    shown = list(zip(labels.names, labels.colours, strict=True))
+    if labels.ignore is not None:
+        shown.append(("unlabelled", VOID_COLOUR))
+    items = "".join(f'<li><b style="background:rgb{tuple(colour)}"></b>{escape(name)}</li>' for name, colour in shown)
     return f'<ul class="legend">{items}</ul>'
 
 
@@ -181,7 +188,7 @@ def _sample(entry, end, rank, name, value, path, width):
     told = "" if value is None else f" <span>mean IoU {tables.percent(value)}</span>"
     tiles = []
     for title, tile in open_panel(path):
-        alt = f"{title} of {name}, {end} image number {rank} of {entry.name}"
+        alt = f"{title} of {name}, {end} image number {rank} of {entry.first_name}"
         tiles.append(
             f'<figure><img loading="lazy" src="{_data_uri(title, tile, width)}" alt="{escape(alt)}">'
             f"<figcaption>{title}</figcaption></figure>"
@@ -228,7 +235,7 @@ def confusions(entries):
         matrix = _matrix(entry)
         if len(shown) > 1:
             state = " open" if place == 0 else ""
-            matrix = f"<details{state}><summary>{escape(entry.name)}</summary>{matrix}</details>"
+            matrix = f"<details{state}><summary>{escape(entry.first_name)}</summary>{matrix}</details>"
         blocks.append(matrix)
     if not blocks:
         return ""
@@ -248,9 +255,9 @@ def _matrix(entry):
         cells = []
         for share in row:
             text = f"{100 * share:.0f}" if len(names) <= _WHOLE_MATRIX or share >= 0.1 else ""
-            cells.append(f'<td class="v{" dark" if share > 0.55 else ""}" style="--v:{share:.3f}">{text}</td>')
+            cells.append(f'<td class="v{" zero" if text == "0" else ""}" style="--v:{share:.3f}">{text}</td>')
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
-    label = f"Confusion matrix of {entry.name}"
+    label = f"Confusion matrix of {entry.first_name}"
     return (
         f'<div class="wide" tabindex="0" role="group" aria-label="{escape(label)}"><table class="confusion"><thead><tr>'
         f"<td>true ↓ predicted →</td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -74,6 +74,11 @@ class Entry:
         return (self.finished or self.trainings)[0]
 
     @property
+    def first_name(self):
+        """Name of `first`: that of the entry, with its seed's folder where there are several."""
+        return f"{self.name}, {self.first.folder.name}" if len(self.trainings) > 1 else self.name
+
+    @property
     def finished(self):
         """The trainings that have scores."""
         return tuple(training for training in self.trainings if training.scores is not None)

@@ -4,14 +4,14 @@ CSS = """
 :root {
   color-scheme: light dark;
   --ground: #fcfcfa; --panel: #ffffff; --text: #20242a; --soft: #616975; --rule: #e3e4e0; --faint: #f2f2ee;
-  --accent: #1f5f9e; --accent-text: #ffffff;
+  --accent: #1f5f9e;
   --c0: #1f5f9e; --c1: #c8570c; --c2: #16805a; --c3: #ad2e5c; --c4: #7150ae; --c5: #846a10; --c6: #0d8291;
   --c7: #5d6673;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #15181c; --panel: #1c2025; --text: #e4e6e8; --soft: #9aa3ae; --rule: #30363d; --faint: #22272d;
-    --accent: #6cabe6; --accent-text: #0d1116;
+    --accent: #6cabe6;
     --c0: #6cabe6; --c1: #f0934d; --c2: #52bf93; --c3: #ee7da3; --c4: #b197ee; --c5: #d3b64a; --c6: #4dc0cf;
     --c7: #a4adb8;
   }
@@ -77,10 +77,19 @@ td:not(.best).room::after { content: " \\25B2"; font-size: .62em; visibility: hi
   border: 0; color: var(--soft); font-size: 12px; text-align: left; vertical-align: bottom; white-space: normal;
 }
 .confusion td.v {
-  background: color-mix(in srgb, var(--accent) calc(var(--v) * 100%), transparent); min-width: 3.1em;
+  background: color-mix(in srgb, var(--accent) calc(var(--v) * 52%), transparent); min-width: 3.1em;
   border: 1px solid var(--panel);
 }
-.confusion td.v.dark { color: var(--accent-text); }
+.confusion td.zero { color: var(--soft); opacity: .6; }
+.settings {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 0 36px; margin: 12px 0 0;
+}
+.settings div {
+  display: flex; justify-content: space-between; gap: 16px; padding: 6px 0; border-bottom: 1px solid var(--rule);
+  font-size: 14.5px;
+}
+.settings dt { color: var(--soft); }
+.settings dd { margin: 0; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 14px; }
 .charts figure {
   margin: 0; padding: 14px 14px 8px; background: var(--panel); border: 1px solid var(--rule); border-radius: 10px;
@@ -151,7 +160,7 @@ footer p { margin: 0 0 6px; max-width: 84ch; }
   .bars { padding: 12px; }
   .bars > div { grid-template-columns: minmax(4.6em, 6.5em) 1fr 3em; gap: 9px; }
   th, td { padding: 7px 10px; }
-  tbody th { min-width: 7.4em; }
+  tbody th { min-width: 8.6em; }
 }
 @media print {
   details > .inside, details > .wide { display: block; }

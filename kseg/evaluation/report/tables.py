@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from kseg.evaluation.report.commands import without_folders
 from kseg.evaluation.report.runs import mean_and_deviation
 
-# Scores of every run: key, heading, decimals of a percentage.
+# Scores of every run: key, heading.
 _METRICS = (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy"), ("mean_dice", "mean Dice"))
 _FACTS = ("data", "splits", "precision", "backend", "machine", "keras", "kseg")
 ABSENT = "–"
@@ -93,10 +93,15 @@ def metrics_of(entries):
     for training in (training for entry in entries for training in entry.finished):
         for key, value in training.scores.items():
             if key not in known and isinstance(value, float):
-                further[key] = key.replace("_", " ")
+                further[key] = heading(key)
     if any(entry.data == "membranes" for entry in entries):  # its published figures are pixel errors
-        further["pixel_error"] = "pixel error"
+        further["pixel_error"] = heading("pixel_error")
     return [*_METRICS, *further.items()]
+
+
+def heading(key):
+    """The name of a score in words."""
+    return dict(_METRICS).get(key) or key.replace("_", " ")
 
 
 def scores_table(entries):
@@ -109,13 +114,13 @@ def scores_table(entries):
         "time": [duration(entry.first.seconds) for entry in entries],
         "seeds": [str(len(entry.trainings)) for entry in entries],
     }
-    about = {heading: texts for heading, texts in about.items() if set(texts) - {ABSENT} and set(texts) != {"1"}}
+    about = {title: texts for title, texts in about.items() if set(texts) - {ABSENT} and set(texts) != {"1"}}
     rows = [
         (Cell(entry.name), *(column[place] for column in marked), *(Cell(texts[place]) for texts in about.values()))
         for place, entry in enumerate(entries)
     ]
     notes = tuple("; ".join(filter(None, (entry.network, entry.state()))) for entry in entries)
-    return Table(("run", *(heading for _, heading in metrics), *about), tuple(rows), notes)
+    return Table(("run", *(title for _, title in metrics), *about), tuple(rows), notes)
 
 
 def classes_table(entries, classes):
@@ -137,7 +142,9 @@ def settings_table(entries, differing):
     """
     names = dict.fromkeys(name for entry in entries for name in entry.first.recipe)
     rows = [(name, [_setting(entry.first.recipe.get(name)) for entry in entries]) for name in names]
-    rows += [(name, [_setting(entry.first.facts.get(name)) for entry in entries]) for name in _FACTS]
+    for name in _FACTS:  # the recipe may have asked for precision "auto"; this is what it came to
+        title = f"{name} as run" if name in names else name
+        rows.append((title, [_setting(entry.first.facts.get(name)) for entry in entries]))
     several = any(len(entry.trainings) > 1 for entry in entries)
     kept = [
         (Cell(name), *map(Cell, values))
@@ -161,7 +168,7 @@ def count(value):
     """8412345 -> "8.41 M"."""
     if value is None:
         return ABSENT
-    return f"{value / 1e6:.2f} M" if value < 1e8 else f"{value / 1e6:.1f} M"
+    return f"{value / 1e6:.2f} M" if value < 1e7 else f"{value / 1e6:.1f} M"
 
 
 def duration(seconds):

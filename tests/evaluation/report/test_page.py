@@ -156,7 +156,7 @@ def test_a_run_that_has_only_begun(tmp_path):
 def test_published_figures_and_terms_stand_below(tmp_path):
     html = _page(make_run(tmp_path / "a", scores(0.7), facts(data="/d/camvid")))
     assert "CC BY-NC 4.0" in html
-    assert "FCN-8s, mean iou 57.0, pixel accuracy 88.0, on the 233 test images" in html
+    assert "FCN-8s, mean IoU 57.0, pixel accuracy 88.0, on the 233 test images" in html
 
 
 def test_a_picture_that_is_no_panel_is_named(run):

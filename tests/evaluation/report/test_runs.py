@@ -45,6 +45,7 @@ def test_seeds_are_one_entry(tmp_path):
     assert [training.folder.name for training in entry.trainings] == ["seed_1", "seed_2", "seed_10", "seed_11"]
     assert mean_and_deviation(entry.values("mean_iou")) == (pytest.approx(0.7), pytest.approx(0.1))
     assert entry.state() == "3 of 4 seeds have scores"
+    assert entry.first_name == "a, seed_1"
     assert tables.scores_table([entry]).rows[0][1].text == "70.0 ± 10.0"
 
 
@@ -95,6 +96,7 @@ def test_only_settings_that_differ(tmp_path):
     entries = read_entries(
         [make_run(tmp_path / "a", None, facts(), weights="/x/y/w.h5"), make_run(tmp_path / "b", learning_rate=0.01)]
     )
+    assert tables.settings_table(entries[:1], differing=False).rows[-1][0].text == "kseg"
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in tables.settings_table(entries, differing=True).rows}
     assert rows["learning_rate"] == ["0.001", "0.01"]
     assert rows["weights"] == ["w.h5", "–"]
