@@ -94,6 +94,21 @@ def _of_a_class(name):
     return name.removeprefix("val_").startswith("iou_")
 
 
+class ProgressBar(keras.callbacks.ProgbarLogger):
+    """`fit`'s progress bar with few numbers: the others are for TensorBoard and `history.csv`."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, _few(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, _few(logs))
+
+
+def _few(logs):
+    shown = ("loss", "mean_iou", "pixel_accuracy")
+    return {name: value for name, value in (logs or {}).items() if name.removeprefix("val_") in shown}
+
+
 class StepLines(keras.callbacks.Callback):
     """A line every so often within an epoch, for a log file, where `fit`'s progress bar would be a mess.
 

@@ -17,7 +17,7 @@ from kseg.errors import InputError
 from kseg.files import replacing
 from kseg.training.averaging import AveragedWeights
 from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, thaw
-from kseg.training.callbacks import RunFiles, StepLines, ended_early
+from kseg.training.callbacks import ProgressBar, RunFiles, StepLines, ended_early
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.facts import facts
 from kseg.training.precision import choose_precision
@@ -142,7 +142,7 @@ def _write(text, path):
 def _fit(model, recipe, sources, first, end, steps, files, log):
     """Train from the number of finished epochs `first` to that of `end`."""
     train_source, val_source = sources
-    callbacks = [AveragedWeights(), files, LearningCurves(files.folder / "logs", val_source)]
+    callbacks = [AveragedWeights(), ProgressBar(), files, LearningCurves(files.folder / "logs", val_source)]
     if not sys.stdout.isatty():
         callbacks.append(StepLines(log))
     with data.naming_bad_files(train_source), data.naming_bad_files(val_source):

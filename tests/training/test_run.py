@@ -140,3 +140,10 @@ def test_layers_that_the_network_does_not_have(settings, message, sources, tmp_p
     with pytest.raises(InputError, match=message):
         _train(sources, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_progress_shows_few_numbers(sources, tmp_path, capsys):
+    _train(sources, tmp_path / "run", epochs=1)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "val_mean_iou" in line)
+    assert "- loss:" in line
+    assert "iou_disc" not in line
