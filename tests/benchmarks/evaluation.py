@@ -1,6 +1,7 @@
 """What scoring costs beside the forward pass, and how often a network is traced for images of equal and other sizes.
 
-Image after image goes through the network and the two ways to score it, so that their ratios hold on a busy machine:
+Image after image goes through the network and the two ways to score it. Times are those of the processor, all threads
+together, which hold on a busy machine; on an idle one of n cores NumPy's, in one thread, weigh up to n times as much:
 
 - forward: the network alone, scores out;
 - NumPy: the check that all scores are finite, and the argmax, on these scores;
@@ -9,7 +10,7 @@ Image after image goes through the network and the two ways to score it, so that
 - matrix: the confusion matrix.
 
 "share" is (check and argmax + matrix) / forward, the median over the rounds. "traces" are those of the compiled call
-after images of one size, and after four other sizes. Weights are random: they do not change the work. No data is needed.
+after images of one size, and after four other sizes. The weights are random, and no data is needed.
 """
 
 import sys
@@ -98,19 +99,19 @@ def _row(predictor, size_px, rounds):
 
 
 def _round(predictor, layer, image, truth):
-    """Seconds of: forward; check and argmax in NumPy; both compiled; confusion matrix."""
+    """Seconds of the processor for: forward; check and argmax in NumPy; both compiled; confusion matrix."""
     from kseg.metrics import confusion_matrix
     from kseg.runtime.windows import finite
 
-    marks = [time.perf_counter()]
+    marks = [time.process_time()]
     scores = predictor(image)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     finite(scores).argmax(-1)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     classes, _ = layer.predict_on_batch(scores)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     confusion_matrix(truth, np.asarray(classes), len(predictor.labels))
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     return np.diff(marks)
 
 
