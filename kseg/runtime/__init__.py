@@ -13,8 +13,9 @@ from kseg.runtime.card import Card
 from kseg.runtime.onnx import open_onnx
 from kseg.runtime.predictor import Predictor
 from kseg.runtime.tflite import open_tflite
+from kseg.runtime.windows import Windowed
 
-__all__ = ["Card", "Predictor", "cores", "load"]
+__all__ = ["Card", "Predictor", "Windowed", "cores", "load"]
 
 # The name alone says which interpreter is needed; it is imported only then, so that a board needs only one of them.
 OPENERS = {".tflite": open_tflite, ".onnx": open_onnx}
