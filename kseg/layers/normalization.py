@@ -14,7 +14,7 @@ _FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
 @keras.saving.register_keras_serializable("kseg")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """keras.layers.BatchNormalization that trains faster on TensorFlow: same arguments, numbers and weights.
+    """keras.layers.BatchNormalization in one operation on TensorFlow: same arguments, numbers and weights.
 
     Keras computes the statistics and the result from a dozen operations, in float32 under every dtype policy, so that
     half precision gains nothing there. TensorFlow has one operation for all of it, which reads half precision and

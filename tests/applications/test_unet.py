@@ -58,9 +58,8 @@ def test_smallest_valid_size(depth):
 
 
 def test_dropout_and_normalisation_are_optional():
-    plain = [type(layer) for layer in UNet(**SMALL).layers]
-    assert keras.layers.Dropout not in plain
-    assert keras.layers.BatchNormalization not in plain
+    optional = (keras.layers.Dropout, keras.layers.BatchNormalization)
+    assert not any(isinstance(layer, optional) for layer in UNet(**SMALL).layers)
     both = UNet(**SMALL, dropout=0.5, batch_normalization=True)
     assert [layer.name for layer in both.layers if isinstance(layer, keras.layers.Dropout)] == [
         "dropout_2",
