@@ -19,6 +19,8 @@ _HOMES = {
     "voc": "layouts",
     "nuclei": "layouts",
     "open_source": "layouts",
+    "ShardSource": "shards",
+    "write_shards": "shards",
     "TFDS": "tfds",
     "cached": "cache",
     "scan": "scanning",

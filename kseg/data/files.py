@@ -7,6 +7,7 @@ first picture counts. A JPEG that was cut short is refused; one whose pixels are
 file cannot be told from a good one, because libjpeg goes on and only fills the gap.
 """
 
+import io
 import struct
 import zlib
 
@@ -40,18 +41,19 @@ _UPRIGHT = {
 }
 
 
-def read_image(path):
+def read_image(path, contents=None):
     """Read an image file.
 
     Args:
         path: any format that Pillow knows: JPEG, PNG, TIFF, BMP, WebP, ...; 8 or 16 bit; grey, palette, RGB, CMYK,
             with or without transparency.
+        contents: the file's bytes, where they are not to be read from `path`, which then only names it in errors.
     Returns:
         uint8 [H, W, 3], RGB.
     Raises:
         InputError: no such file, not an image, damaged, or of 32 bits a channel. Names the file.
     """
-    image, turn = _decode(path)
+    image, turn = _decode(path, contents)
     if image.mode in _GREY_16:
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         image = Image.fromarray(grey)
@@ -66,23 +68,24 @@ def read_image(path):
     return np.array(image)
 
 
-def read_mask(path, labels):
+def read_mask(path, labels, contents=None):
     """Read a mask file.
 
     Args:
         path: a grey (1 to 16 bits) or palette file of indices, or an RGB file of colours.
         labels: LabelSet; its `masks` says which of the two ("index" or "colour").
+        contents: see `read_image`.
     Returns:
         (int32 [H, W] class indices, number of pixels whose colour was not exactly one of the label set's).
     Raises:
         InputError: no such file, damaged, a JPEG of indices, or colours where indices are wanted. Names the file.
     """
-    image, _ = _decode(path)
+    image, _ = _decode(path, contents)
     if labels.masks == "colour":
         return labels.from_colours(np.asarray(image.convert("RGB")))
     if image.format in ("JPEG", "MPO"):
         raise InputError(f"{path}: JPEG changes the indices of a mask; save masks as PNG")
-    return _indices(image, path), 0
+    return _indices(image, path, contents), 0
 
 
 def image_size(path):
@@ -104,10 +107,10 @@ def image_size(path):
     return (width, height) if turned else (height, width)
 
 
-def _decode(path):
+def _decode(path, contents):
     """(fully decoded Pillow image, its EXIF orientation)."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if contents is None else io.BytesIO(contents)) as image:
             # Before decoding: Pillow adds what follows the pixels, which the header check does not look at.
             turn = orientation(image.info.get("exif"))
             image.load()
@@ -122,7 +125,7 @@ def _decode(path):
         raise InputError(f"{path}: does not decode ({error})") from error
 
 
-def _indices(image, path):
+def _indices(image, path, contents):
     """Pillow image of indices -> int32 [H, W]."""
     if image.mode == "LA":
         image = image.getchannel("L")
@@ -137,7 +140,7 @@ def _indices(image, path):
     if pixels.ndim != 2 or image.mode in ("F", "YCbCr", "CMYK", "LAB", "HSV"):
         raise InputError(f"{path}: a mask of indices must be grey or with a palette. Received: {image.mode}")
     pixels = pixels.astype(np.int32)
-    if image.mode == "L" and image.format == "PNG" and (depth := grey_png_depth(path)) < 8:
+    if image.mode == "L" and image.format == "PNG" and (depth := grey_png_depth(path, contents)) < 8:
         # Pillow stretches 2 and 4 bits to 0..255, as a picture needs and a mask does not.
         pixels //= 255 // (2**depth - 1)
     return pixels

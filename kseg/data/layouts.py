@@ -3,6 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
+from kseg.data.shards import ShardSource
 from kseg.data.sources import FileSource
 from kseg.errors import InputError
 from kseg.labels import LabelSet, voc_colour
@@ -24,8 +25,9 @@ def open_source(spec, split=None):
     """The source that a user names.
 
     Args:
-        spec: a folder with labels.json (see `folder`) or with JPEGImages (see `voc`), "tfds:NAME" (see `TFDS`), or
-            "nuclei", the images that come with the package. (A folder called nuclei is ./nuclei.)
+        spec: a folder with labels.json (see `folder`), with JPEGImages (see `voc`) or with shards (see `ShardSource`),
+            "tfds:NAME" (see `TFDS`), or "nuclei", the images that come with the package. (A folder called nuclei is
+            ./nuclei.)
         split: "train", "val", ...; None or "all" for a folder whose images are not divided into splits.
     Raises:
         InputError: no such folder or split, a split without images, or a folder of another layout.
@@ -42,6 +44,8 @@ def open_source(spec, split=None):
         raise InputError(f'{spec}: no such folder (--data takes a folder, "tfds:NAME" or "nuclei")')
     if (path / "JPEGImages").is_dir():
         return voc(path, split)
+    if any(path.glob("*.shards.json")):
+        return ShardSource(path, split)
     if (path / "labels.json").is_file() or (path / "images").is_dir():
         return folder(path, split)
     raise InputError(f"{spec}: neither labels.json, images/ and masks/ nor the JPEGImages/ of Pascal VOC are in it")

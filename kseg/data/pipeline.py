@@ -10,7 +10,7 @@ from functools import partial
 from kseg.data.backend import tensorflow
 from kseg.data.borders import border_weights
 from kseg.data.elastic import elastic_margin, random_elastic
-from kseg.data.transforms import random_colour, random_crop, random_quarter_turn
+from kseg.data.transforms import random_colour, random_crop_of, random_quarter_turn
 
 _FLIPS = ("none", "horizontal", "all")
 
@@ -69,10 +69,11 @@ def training_batches(
     _check(crop_px, batch, seed, first_epoch, epochs, scales, flips)
     _check_changes(elastic_px, border_weight, border_sigma_px, border_background, source.labels)
     crop_px, ignore = tuple(int(side) for side in crop_px), source.labels.ignore
+    read_crop = None
     if transforms is None:
         margin_px = elastic_margin(elastic_px)
-        cut = partial(random_crop, crop_px=crop_px, scales=scales, flips=flips, ignore=ignore, margin_px=margin_px)
-        transforms = [cut]
+        crop_settings = {"crop_px": crop_px, "scales": scales, "flips": flips, "margin_px": margin_px}
+        read_crop, transforms = partial(random_crop_of, source, **crop_settings), []
         if elastic_px:
             transforms.append(partial(random_elastic, sigma_px=elastic_px, margin_px=margin_px, ignore=ignore))
         if flips == "all" and crop_px[0] == crop_px[1]:
@@ -89,10 +90,11 @@ def training_batches(
         return tf.data.Dataset.from_tensor_slices((indices, positions, tf.fill(positions.shape, epoch)))
 
     def crop(index, position, epoch):
-        image, label = source.read(index)
         key = tf.random.experimental.stateless_fold_in(tf.stack([seed, epoch]), position)
-        for number, transform in enumerate(transforms):
-            image, label = transform(image, label, tf.random.experimental.stateless_fold_in(key, number))
+        fold = tf.random.experimental.stateless_fold_in
+        image, label = source.read(index) if read_crop is None else read_crop(index, fold(key, 0))
+        for number, transform in enumerate(transforms, start=0 if read_crop is None else 1):
+            image, label = transform(image, label, fold(key, number))
         image, label = tf.ensure_shape(tf.cast(image, tf.float32), [*crop_px, 3]), tf.ensure_shape(label, crop_px)
         if not border_weight:
             return image, label

@@ -11,6 +11,7 @@ import numpy as np
 from kseg.data import native
 from kseg.data.backend import tensorflow
 from kseg.data.files import image_size, read_image, read_mask
+from kseg.data.transforms import part_of
 from kseg.errors import InputError
 
 
@@ -59,6 +60,20 @@ class Source:
         image, label = tf.numpy_function(lambda i: self.load(int(i)), [index], (tf.uint8, tf.int32))
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
+    def open(self, index):
+        """Sample `index` (int64 scalar tensor) in tf.data, of which perhaps only a part is wanted.
+
+        Returns:
+            (size int32 [2], function): the function takes a box int32 [4] (top, left, height, width) inside the image,
+            or None, and returns that part of what `read` does. Some sources decode no more than that.
+        """
+        image, label = self.read(index)
+
+        def read(box=None):
+            return (image, label) if box is None else (part_of(image, box), part_of(label, box))
+
+        return tensorflow().shape(label), read
+
     def files(self, index):
         """(image file, mask file) of a sample, for messages."""
         return self.names[index], f"mask of {self.names[index]}"
@@ -96,7 +111,7 @@ class FileSource(Source):
         self.orphans = tuple(orphans)
         self._images = tuple(str(image) for image in images)
         self._masks = tuple(str(mask) for mask in masks)
-        self._read = None
+        self._open = None
 
     def load_image(self, index):
         return read_image(self._images[index])
@@ -107,13 +122,16 @@ class FileSource(Source):
         return read_mask(self._masks[index], self.labels)
 
     def read(self, index):
+        return self.open(index)[1]()
+
+    def open(self, index):
         tf = tensorflow()
-        if self._read is None:
+        if self._open is None:
             plain = tf.autograph.experimental.do_not_convert
             # The list of files is made outside the graph of the first dataset, so that the next one can use it too.
             with tf.init_scope():
-                self._read = plain(plain(native.reader)(self._images, self._masks, self.labels))
-        return self._read(index)
+                self._open = plain(plain(native.reader)(self._images, self._masks, self.labels))
+        return self._open(index)
 
     def files(self, index):
         return self._images[index], self._masks[index]
@@ -153,6 +171,10 @@ class Subset(Source):
     def read(self, index):
         tf = tensorflow()
         return self._source.read(tf.gather(tf.constant(self._indices, tf.int64), index))
+
+    def open(self, index):
+        tf = tensorflow()
+        return self._source.open(tf.gather(tf.constant(self._indices, tf.int64), index))
 
     def files(self, index):
         return self._source.files(self._indices[index])

@@ -60,6 +60,18 @@ def test_one_seed_gives_one_sequence(tmp_path):
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("scales", [(0.4, 0.6), (1.0, 3.0)])
+def test_a_crop_of_files_is_that_of_the_whole_images(tmp_path, scales):
+    source = data.open_source(dataset(tmp_path, size=(40, 50)), "train")
+    whole = data.arrays(*zip(*(source.load(i) for i in range(3)), strict=True), source.labels)
+    settings = {"crop_px": (24, 16), "batch": 3, "epochs": 4, "scales": scales, "flips": "all"}
+    for (images, labels), (expected, expected_labels) in zip(
+        *(_collect(data.training_batches(one, **settings)) for one in (source, whole)), strict=True
+    ):
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
 def test_starting_at_a_later_epoch_gives_the_tail(tmp_path):
     source = data.open_source(dataset(tmp_path, names=tuple("abcde")), "train")
     make = partial(data.training_batches, source, (16, 16), batch=2, seed=3, epochs=5, flips="all")

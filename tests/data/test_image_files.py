@@ -235,3 +235,34 @@ def test_floating_point_images_are_refused(tmp_path):
     path = save(tmp_path / "image.tif", np.ones((3, 3), np.float32))
     with pytest.raises(InputError, match=r"image\.tif: 'F' pixels of 32 bits"):
         read_image(path)
+
+
+PARTS = {
+    "444.jpg": {"quality": 90, "subsampling": 0},
+    "422.jpg": {"quality": 90, "subsampling": 1},
+    "420.jpg": {"quality": 50, "subsampling": 2},
+    "progressive.jpg": {"quality": 90, "subsampling": 2, "progressive": True},
+    "cmyk.jpg": {"quality": 90},  # decoded by Pillow
+    "plain.png": {},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_has_the_pixels_of_the_whole(name, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (19, 23, 3), np.uint8)
+    image = Image.fromarray(noise).resize((93, 75)).convert("CMYK" if "cmyk" in name else "RGB")
+    image.save(tmp_path / name, **PARTS[name])
+    source = FileSource(LABELS, [tmp_path / name], [save(tmp_path / "mask.png", indices(75, 93))])
+    whole, label = source.load(0)
+    boxes = [(0, 0, 75, 93), (0, 0, 1, 1), (74, 92, 1, 1), (3, 17, 40, 33), (40, 16, 20, 77), (10, 0, 30, 64)]
+    boxes += [(i, i + 7, 20, 30 + i) for i in range(1, 17)]
+
+    def part(box):
+        size, read = source.open(tf.constant(0, tf.int64))
+        return size, *read(box)
+
+    for box, (size, seen, seen_label) in zip(boxes, tf.data.Dataset.from_tensor_slices(boxes).map(part), strict=True):
+        top, left, height, width = box
+        assert size.numpy().tolist() == [75, 93]
+        np.testing.assert_array_equal(seen, whole[top : top + height, left : left + width])
+        np.testing.assert_array_equal(seen_label, label[top : top + height, left : left + width])
