@@ -31,6 +31,7 @@ def training_batches(
     contrast=0.2,
     saturation=0.2,
     transforms=None,
+    shard=(0, 1),
 ):
     """One endless-looking stream of training batches over the epochs first_epoch .. epochs - 1.
 
@@ -48,14 +49,17 @@ def training_batches(
         brightness, contrast, saturation: see `random_colour`.
         transforms: sequence of functions (image, label, seed) -> (image, label) instead of the five settings above.
             The last one must give images of `crop_px`. `Albumentations` is one.
+        shard: (index, count): give only this part, of `count` equal ones, of each batch, and read no other: the parts
+            of all indices make up the batches of one process.
     Returns:
-        tf.data.Dataset of (images float32 [batch, *crop_px, 3] in 0..255, labels int32 [batch, *crop_px]);
-        `steps_per_epoch` batches an epoch.
+        tf.data.Dataset of (images float32 [batch / count, *crop_px, 3] in 0..255, labels int32 [batch / count,
+        *crop_px]); `steps_per_epoch` batches an epoch.
     Raises:
         ValueError: an argument is out of its range.
     """
     tf = tensorflow()
     _check(crop_px, batch, seed, first_epoch, epochs, scales, flips)
+    _check_shard(shard, batch)
     crop_px = tuple(int(side) for side in crop_px)
     if transforms is None:
         transforms = [partial(random_crop, crop_px=crop_px, scales=scales, flips=flips, ignore=source.labels.ignore)]
@@ -69,6 +73,7 @@ def training_batches(
     def order(epoch):
         shuffled = tf.random.experimental.stateless_shuffle(tf.range(samples, dtype=tf.int64), tf.stack([seed, epoch]))
         positions = tf.range(steps * batch, dtype=tf.int64)
+        positions = tf.reshape(tf.reshape(positions, [steps, shard[1], batch // shard[1]])[:, shard[0]], [-1])
         indices = tf.gather(shuffled, positions % samples)
         return tf.data.Dataset.from_tensor_slices((indices, positions, tf.fill(positions.shape, epoch)))
 
@@ -85,7 +90,7 @@ def training_batches(
         tf.data.Dataset.range(first_epoch, epochs)
         .flat_map(order)
         .map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch, drop_remainder=True)
+        .batch(batch // shard[1], drop_remainder=True)
         .apply(tf.data.experimental.assert_cardinality(steps * (epochs - first_epoch)))
     )
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -125,6 +130,15 @@ def _one_size(source):
     """Whether all images are known to have the same size."""
     sizes = {source.size(index) for index in range(len(source.names))}
     return len(sizes) == 1 and None not in sizes
+
+
+def _check_shard(shard, batch):
+    index, count = shard
+    if not 0 <= index < count or batch % count:
+        raise ValueError(
+            f"`shard` must be (index, count), with index in 0 .. count - 1 and a `batch` that is a multiple of count. "
+            f"Received: {shard}, batch {batch}"
+        )
 
 
 def _check(crop_px, batch, seed, first_epoch, epochs, scales, flips):
