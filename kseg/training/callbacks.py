@@ -11,6 +11,7 @@ import numpy as np
 from kseg.errors import InputError
 from kseg.files import replacing
 from kseg.training.checkpoint import save_model, seed_states
+from kseg.training.distribution import alone
 
 
 class RunFiles(keras.callbacks.Callback):
@@ -24,15 +25,17 @@ class RunFiles(keras.callbacks.Callback):
         labels: LabelSet that goes into the files.
         precision: name of the dtype policy, kept in the state.
         state: what `read_state` gave, when a run goes on.
+        writes: False where another process writes the files: then the history is only kept.
     """
 
-    def __init__(self, folder, labels, precision, state=None):
+    def __init__(self, folder, labels, precision, state=None, writes=True):
         super().__init__()
         self.folder = Path(folder)
         self.labels = labels
         self.precision = precision
         self.history = list(state["history"]) if state else []
         self.best = state["best"] if state else {}
+        self.writes = writes
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started = time.monotonic()
@@ -49,7 +52,7 @@ class RunFiles(keras.callbacks.Callback):
         # A NaN compares false, so it is never the best.
         if entry.get("val_mean_iou", -1.0) > self.best.get("val_mean_iou", -1.0):
             self.best = entry
-            save_model(self.model, self.folder / "best.keras", self.labels)
+            self._save(self.model, self.folder / "best.keras", self.labels)
         state = {
             "epoch": epoch,
             "precision": self.precision,
@@ -59,9 +62,16 @@ class RunFiles(keras.callbacks.Callback):
             "history": self.history,
             "best": self.best,
         }
-        save_model(self.model, self.folder / "last.keras", self.labels, state, include_optimizer=True)
+        self._save(self.model, self.folder / "last.keras", self.labels, state, include_optimizer=True)
+
+    def _save(self, *what, **how):
+        if self.writes:
+            with alone():
+                save_model(*what, **how)
 
     def _write_history(self):
+        if not self.writes:
+            return
         names = list(dict.fromkeys(name for entry in self.history for name in entry))
         with replacing(self.folder / "history.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, names)
@@ -101,13 +111,15 @@ class LearningCurves(keras.callbacks.Callback):
         folder: for the log files.
         source: source of kseg.data; its first `pictures` images are shown.
         pictures: number of images.
+        predict: function images -> scores, in the place of the model's own `predict_on_batch`.
     """
 
-    def __init__(self, folder, source, pictures=3):
+    def __init__(self, folder, source, pictures=3, predict=None):
         super().__init__()
         self.folder = Path(folder)
         self.source = source
         self.indices = range(min(pictures, len(source.names)))
+        self.predict = predict
         self._writer = _summary_writer(self.folder)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -128,7 +140,8 @@ class LearningCurves(keras.callbacks.Callback):
         """uint8 [H, 2 W, 3]: truth beside prediction."""
         image, label = self.source.load(index)
         labels = self.source.labels
-        predicted = np.asarray(self.model.predict_on_batch(image[None].astype(np.float32)))[0].argmax(-1)
+        predict = self.predict or self.model.predict_on_batch
+        predicted = np.asarray(predict(image[None].astype(np.float32)))[0].argmax(-1)
         return np.concatenate([labels.overlay(image, label), labels.overlay(image, predicted)], axis=1)
 
 

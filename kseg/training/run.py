@@ -18,10 +18,13 @@ from kseg.metrics import ConfusionMatrix
 from kseg.training.build import build_loss, build_network, build_optimizer
 from kseg.training.callbacks import LearningCurves, RunFiles, StepLines
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
+from kseg.training.distribution import Placement
 from kseg.training.precision import choose_precision
 from kseg.training.recipes import change, recipe_from_json, recipe_to_json
+from kseg.training.validation import SharedValidation
 
 RECIPE, BEST, LAST, HISTORY = "recipe.json", "best.keras", "last.keras", "history.csv"
+_ALONE = Placement()
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def resume_recipe(folder, settings=()):
     return recipe
 
 
-def train(recipe, train_source, val_source, folder, resume=False, log=print):
+def train(recipe, train_source, val_source, folder, resume=False, log=print, placement=_ALONE):
     """Train the recipe's network and return the Run.
 
     Args:
@@ -79,11 +82,19 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
             as they were, so that the end is that of a run without the break. A run that was killed in its first
             epoch starts again.
         log: called with each line for the user.
+        placement: Placement: the devices, and perhaps the processes, that share the work. Only one process, the
+            chief, logs and writes; in all, the Run holds the same numbers.
     Raises:
-        InputError: the recipe does not fit, the run is finished, a state is damaged, or the disk is full.
+        InputError: the recipe does not fit, the run is finished, a state is damaged, the disk is full, or another
+            process was lost.
     """
-    folder = Path(folder)
-    if not resume:
+    with placement.scope():
+        return _train(recipe, train_source, val_source, Path(folder), resume, log, placement)
+
+
+def _train(recipe, train_source, val_source, folder, resume, log, placement):
+    log = log if placement.is_chief else _silent
+    if not resume and placement.is_chief:
         check_new_folder(folder)
     labels = train_source.labels
     if len(val_source.labels) != len(labels):
@@ -91,31 +102,39 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print):
     state = read_state(folder / LAST) if resume and (folder / LAST).exists() else None
     precision = state["precision"] if state else choose_precision(recipe.precision)
     log(f"Precision: {precision} (Keras on {keras.backend.backend()}; change it with --set precision=...)")
+    devices = placement.check(recipe.batch, f"{recipe} {precision} {train_source.names} {val_source.names}")
+    if placement.kind:
+        log(f"Devices: {devices}, {recipe.batch // devices} crops of a step for each")
     steps = recipe.repeats * data.steps_per_epoch(train_source, recipe.batch)
     model = _compiled(recipe, labels, steps, precision)
     log(f"{recipe.model}: {model.count_params() / 1e6:.2f} M parameters, {recipe.epochs} epochs of {steps} steps")
-    if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
+    if not resume and placement.is_chief:  # only now: a recipe that no network can be built from leaves nothing behind
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / RECIPE) as temporary:
             temporary.write_text(recipe_to_json(recipe))
     first = _take_up(model, folder, state, recipe.epochs) if state else 0
     if first:
         log(f"Resuming after epoch {first} of {recipe.epochs}")
-    files = RunFiles(folder, labels, precision, state)
-    callbacks = [files, LearningCurves(folder / "logs", val_source)]
+    files = RunFiles(folder, labels, precision, state, writes=placement.is_chief)
+    validation = SharedValidation(val_source, _validation_epochs(recipe), placement.shard) if placement.kind else None
+    callbacks = [validation, files] if validation else [files]
+    if placement.is_chief:
+        callbacks.append(
+            LearningCurves(folder / "logs", val_source, predict=validation and validation.predict_on_batch)
+        )
     if not sys.stdout.isatty():
         callbacks.append(StepLines(log))
     with data.naming_bad_files(train_source), data.naming_bad_files(val_source):
         model.fit(
-            training_stream(recipe, train_source, first),
+            training_stream(recipe, train_source, first, placement.shard),
             steps_per_epoch=steps,
             initial_epoch=first,
             epochs=recipe.epochs,
-            validation_data=data.evaluation_batches(val_source),
+            validation_data=None if validation else data.evaluation_batches(val_source),
             validation_freq=_validation_epochs(recipe),
             callbacks=callbacks,
             shuffle=False,  # the stream is shuffled already
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=0 if not placement.is_chief else 1 if sys.stdout.isatty() else 2,
         )
     return Run(folder, tuple(files.history), files.best)
 
@@ -130,8 +149,11 @@ def _take_up(model, folder, state, epochs):
     return done
 
 
-def training_stream(recipe, source, first_epoch=0):
-    """The recipe's crops from `first_epoch` to the last, as one tf.data.Dataset of (images, labels)."""
+def training_stream(recipe, source, first_epoch=0, shard=(0, 1)):
+    """The recipe's crops from `first_epoch` to the last, as one tf.data.Dataset of (images, labels).
+
+    `shard`: see `kseg.data.training_batches`.
+    """
     if recipe.cache == "memory":
         source = data.cached(source, "memory")
     return data.training_batches(
@@ -146,7 +168,12 @@ def training_stream(recipe, source, first_epoch=0):
         brightness=recipe.brightness,
         contrast=recipe.contrast,
         saturation=recipe.saturation,
+        shard=shard,
     )
+
+
+def _silent(line):
+    """The log of a process that is not the chief."""
 
 
 def _compiled(recipe, labels, steps, precision):
