@@ -86,6 +86,30 @@ def _factors(text):
     return tuple(float(factor) for factor in text.split(","))
 
 
+def add_distribution(parser):
+    """Add the arguments of `kseg.training.place`, and what SLURM does for them."""
+    group = parser.add_argument_group("several devices or machines")
+    group.add_argument(
+        "--distribute",
+        choices=("mirrored", "hosts"),
+        help="mirrored: over all devices of this machine (TensorFlow or JAX); hosts: over the devices of several "
+        "processes (KERAS_BACKEND=jax), each started with the same command. The recipe's batch is divided over them",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="hosts: where process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="hosts: number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="hosts: index of this process, 0 .. N - 1")
+    parser.epilog += _SLURM
+
+
+_SLURM = """
+
+SLURM: srun tells the processes their places, so --coordinator, --processes and --process can be left out:
+  #SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8
+  KERAS_BACKEND=jax srun python tools/train.py RECIPE --data DIR --out RUN --distribute hosts
+DIR and RUN must be seen by all machines; process 0 alone writes. If a process is lost, the others stop with an
+error within half a minute; start all again with --resume."""
+
+
 def print_scores(scores, title):
     """Print a table of IoU per class and the means on the terminal."""
     from rich.console import Console

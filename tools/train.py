@@ -11,6 +11,9 @@ EXAMPLES = """
 python tools/train.py nuclei_unet --data nuclei --out runs/nuclei
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --set backbone_weights=vgg16.h5 --set epochs=10
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --resume
+python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --distribute mirrored
+KERAS_BACKEND=jax python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --distribute hosts \\
+    --coordinator node0:4321 --processes 2 --process 0     (and on the other machine --process 1)
 """
 
 
@@ -27,6 +30,7 @@ def _arguments(argv):
     )
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of RUN")
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
+    cli.add_distribution(parser)
     return parser.parse_args(argv)
 
 
@@ -37,14 +41,17 @@ def main(argv=None):
     from kseg import data, evaluation, training
     from kseg.evaluation.record import record
 
+    placement = training.place(args.distribute, args.coordinator, args.processes, args.process)
     recipe = training.change(training.find_recipe(args.recipe), args.set)
     if args.resume:
         recipe = training.resume_recipe(args.out, args.set)
-    else:
+    elif placement.is_chief:
         training.check_new_folder(args.out)
     sources = [data.open_source(args.data, split) for split in args.splits]
     train_source, val_source = [_checked(source, args.skip_bad) for source in sources]
-    training.train(recipe, train_source, val_source, args.out, resume=args.resume)
+    training.train(recipe, train_source, val_source, args.out, resume=args.resume, placement=placement)
+    if not placement.is_chief:
+        return 0
     predictor = evaluation.load_predictor(args.out / "best.keras")
     show = functools.partial(cli.progress, title="Evaluating", total=len(val_source.names))
     scores = record(args.out, predictor, val_source, show)

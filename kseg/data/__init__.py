@@ -13,6 +13,7 @@ _HOMES = {
     "read_mask": "files",
     "Source": "sources",
     "FileSource": "sources",
+    "Subset": "sources",
     "arrays": "sources",
     "spread": "sources",
     "folder": "layouts",

@@ -38,6 +38,7 @@ def training_batches(
     border_weight=0.0,
     border_sigma_px=5.0,
     border_background=0,
+    shard=(0, 1),
 ):
     """One endless-looking stream of training batches over the epochs first_epoch .. epochs - 1.
 
@@ -59,14 +60,18 @@ def training_batches(
             The last one must give images of `crop_px`. `Albumentations` is one.
         border_weight, border_sigma_px, border_background: `w0`, `sigma_px` and `background` of `border_weights`;
             weight 0 for none. With it the batches have weights too, which `fit` hands to the loss.
+        shard: (index, count): give only this part, of `count` equal ones, of each batch, and read no other: the parts
+            of all indices make up the batches of one process.
     Returns:
-        tf.data.Dataset of (images float32 [batch, *crop_px, 3] in 0..255, labels int32 [batch, *crop_px]), or, with
-        border weights, (images, labels, weights float32 [batch, *crop_px]); `steps_per_epoch` batches an epoch.
+        tf.data.Dataset of (images float32 [batch / count, *crop_px, 3] in 0..255, labels int32 [batch / count,
+        *crop_px]), or, with border weights, (images, labels, weights float32 [batch / count, *crop_px]);
+        `steps_per_epoch` batches an epoch.
     Raises:
         ValueError: an argument is out of its range.
     """
     tf = tensorflow()
     _check(crop_px, batch, seed, first_epoch, epochs, scales, flips)
+    _check_shard(shard, batch)
     _check_changes(elastic_px, border_weight, border_sigma_px, border_background, source.labels)
     crop_px, ignore = tuple(int(side) for side in crop_px), source.labels.ignore
     read_crop = None
@@ -86,6 +91,7 @@ def training_batches(
     def order(epoch):
         shuffled = tf.random.experimental.stateless_shuffle(tf.range(samples, dtype=tf.int64), tf.stack([seed, epoch]))
         positions = tf.range(steps * batch, dtype=tf.int64)
+        positions = tf.reshape(tf.reshape(positions, [steps, shard[1], batch // shard[1]])[:, shard[0]], [-1])
         indices = tf.gather(shuffled, positions % samples)
         return tf.data.Dataset.from_tensor_slices((indices, positions, tf.fill(positions.shape, epoch)))
 
@@ -109,7 +115,7 @@ def training_batches(
         tf.data.Dataset.range(first_epoch, epochs)
         .flat_map(order)
         .map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch, drop_remainder=True)
+        .batch(batch // shard[1], drop_remainder=True)
         .apply(tf.data.experimental.assert_cardinality(steps * (epochs - first_epoch)))
     )
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -149,6 +155,15 @@ def _one_size(source):
     """Whether all images are known to have the same size."""
     sizes = {source.size(index) for index in range(len(source.names))}
     return len(sizes) == 1 and None not in sizes
+
+
+def _check_shard(shard, batch):
+    index, count = shard
+    if not 0 <= index < count or batch % count:
+        raise ValueError(
+            f"`shard` must be (index, count), with index in 0 .. count - 1 and a `batch` that is a multiple of count. "
+            f"Received: {shard}, batch {batch}"
+        )
 
 
 def _check(crop_px, batch, seed, first_epoch, epochs, scales, flips):

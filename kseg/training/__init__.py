@@ -1,14 +1,17 @@
 """Recipe + data -> a trained network in a folder of its own."""
 
 from kseg.training.checkpoint import load_model, save_model
+from kseg.training.distribution import KINDS, Placement, place
 from kseg.training.recipe import Recipe, change
 from kseg.training.recipes import RECIPES, find_recipe
 from kseg.training.run import Run, check_new_folder, read_history, resume_recipe, train
 from kseg.training.supervision import DeeplySupervised, deeply_supervised
 
 __all__ = [
+    "KINDS",
     "RECIPES",
     "DeeplySupervised",
+    "Placement",
     "Recipe",
     "Run",
     "change",
@@ -16,6 +19,7 @@ __all__ = [
     "deeply_supervised",
     "find_recipe",
     "load_model",
+    "place",
     "read_history",
     "resume_recipe",
     "save_model",

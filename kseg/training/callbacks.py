@@ -12,6 +12,7 @@ from kseg.errors import InputError
 from kseg.files import replacing
 from kseg.training.averaging import averaged
 from kseg.training.checkpoint import save_model, seed_states
+from kseg.training.distribution import alone
 from kseg.training.supervision import prediction_model
 
 
@@ -27,9 +28,10 @@ class RunFiles(keras.callbacks.Callback):
         precision: name of the dtype policy, kept in the state.
         state: what `read_state` gave, when a run goes on.
         patience: validations without a better mean IoU after which `fit` ends, or None.
+        writes: False where another process writes the files: then the history is only kept.
     """
 
-    def __init__(self, folder, labels, precision, state=None, patience=None):
+    def __init__(self, folder, labels, precision, state=None, patience=None, writes=True):
         super().__init__()
         self.folder = Path(folder)
         self.labels = labels
@@ -37,6 +39,7 @@ class RunFiles(keras.callbacks.Callback):
         self.patience = patience
         self.history = list(state["history"]) if state else []
         self.best = state["best"] if state else {}
+        self.writes = writes
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started = time.monotonic()
@@ -55,7 +58,7 @@ class RunFiles(keras.callbacks.Callback):
         if entry.get("val_mean_iou", -1.0) > self.best.get("val_mean_iou", -1.0):
             self.best = entry
             with averaged(self.model):
-                save_model(prediction_model(self.model), self.folder / "best.keras", self.labels)
+                self._save(prediction_model(self.model), self.folder / "best.keras", self.labels)
         state = {
             "epoch": epoch,
             "precision": self.precision,
@@ -65,12 +68,19 @@ class RunFiles(keras.callbacks.Callback):
             "history": self.history,
             "best": self.best,
         }
-        save_model(self.model, self.folder / "last.keras", self.labels, state, include_optimizer=True)
+        self._save(self.model, self.folder / "last.keras", self.labels, state, include_optimizer=True)
         # After the state is on disk: a resumed run comes to the same end.
         if ended_early(self.history, self.patience):
             self.model.stop_training = True
 
+    def _save(self, *what, **how):
+        if self.writes:
+            with alone():
+                save_model(*what, **how)
+
     def _write_history(self):
+        if not self.writes:
+            return
         names = list(dict.fromkeys(name for entry in self.history for name in entry))
         with replacing(self.folder / "history.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, names)

@@ -7,6 +7,7 @@ follow from (seed, epoch, position) alone. So a run that goes on from `last.kera
 import csv
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +20,16 @@ from kseg.training.averaging import AveragedWeights
 from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, thaw
 from kseg.training.callbacks import ProgressBar, RunFiles, StepLines, ended_early
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
+from kseg.training.distribution import Placement
 from kseg.training.facts import facts
 from kseg.training.precision import choose_precision
-from kseg.training.recipe import change, recipe_from_json, recipe_to_json
+from kseg.training.recipe import Recipe, change, recipe_from_json, recipe_to_json
 from kseg.training.supervision import prediction_model
 from kseg.training.tensorboard import LearningCurves
+from kseg.training.validation import SharedValidation
 
 RECIPE, BEST, LAST, HISTORY, FACTS = "recipe.json", "best.keras", "last.keras", "history.csv", "run.json"
+_ALONE = Placement()
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def resume_recipe(folder, settings=()):
     return recipe
 
 
-def train(recipe, train_source, val_source, folder, resume=False, log=print, about=None):
+def train(recipe, train_source, val_source, folder, resume=False, log=print, about=None, placement=_ALONE):
     """Train the recipe's network and return the Run.
 
     Args:
@@ -85,78 +89,115 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print, abo
             epoch starts again.
         log: called with each line for the user.
         about: dict for `run.json`: "command", "data", "splits".
+        placement: Placement: the devices, and perhaps the processes, that share the work. Only one process, the
+            chief, logs and writes; in all, the Run holds the same numbers.
     Raises:
-        InputError: the recipe does not fit, the run is finished, a state is damaged, or the disk is full.
+        InputError: the recipe does not fit, the run is finished, a state is damaged, the disk is full, or another
+            process was lost.
     """
-    folder = Path(folder)
-    if not resume:
-        check_new_folder(folder)
-    labels = train_source.labels
-    if len(val_source.labels) != len(labels):
-        raise InputError(f"training images have {len(labels)} classes, validation images {len(val_source.labels)}")
-    state = read_state(folder / LAST) if resume and (folder / LAST).exists() else None
-    first = _finished_epochs(state, recipe, folder) if state else 0
-    precision = state["precision"] if state else choose_precision(recipe.precision)
-    log(f"Precision: {precision} (Keras on {keras.backend.backend()}; change it with --set precision=...)")
-    steps = recipe.repeats * data.steps_per_epoch(train_source, recipe.batch)
-    model = build_trainer(recipe, labels, precision)
-    # `last.keras` holds the optimizer of the part of the run in which it was written.
-    thawed = recipe.thaw_after is not None and first > recipe.thaw_after
-    frozen = [] if thawed else freeze(model, recipe)
-    loss = build_loss(recipe, labels, _class_weights(recipe, train_source, log))
-    compile_trainer(model, recipe, labels, steps, loss)
-    about = {**(about or {}), "images": [len(train_source.names), len(val_source.names)]}
-    about = facts(precision, prediction_model(model).count_params(), about)
-    log(f"{recipe.model}: {about['parameters'] / 1e6:.2f} M parameters, {recipe.epochs} epochs of {steps} steps")
-    if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(recipe_to_json(recipe), folder / RECIPE)
-    if state:
-        restore(model, folder / LAST, state["iterations"])
-        restore_seed_states(model, state["seeds"])
-        log(f"Resuming after epoch {first} of {recipe.epochs}")
-    files = RunFiles(folder, labels, precision, state, recipe.patience)
-    for end in _parts(recipe, first):
-        if frozen and first == recipe.thaw_after:
-            log(f"Thawing {', '.join(recipe.frozen)}")
-            thaw(model, frozen, recipe, labels, steps)
-        _fit(model, recipe, (train_source, val_source), first, end, steps, files, log)
-        first = end
-        if ended_early(files.history, recipe.patience):
-            break
-    seconds = round(sum(entry["seconds"] for entry in files.history), 1)
-    _write(json.dumps({**about, "seconds": seconds}, indent=2) + "\n", folder / FACTS)
-    return Run(folder, tuple(files.history), files.best)
+    job = _Job(recipe, train_source, val_source, Path(folder), log if placement.is_chief else _silent, placement)
+    with placement.scope():
+        return job.run(resume, about or {})
 
 
-def _parts(recipe, first):
-    """The epochs at which `fit` ends, after `first`: where layers are thawed, and the last."""
-    return sorted(end for end in {recipe.thaw_after or 0, recipe.epochs} if first < end <= recipe.epochs)
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same in all parts of a run."""
 
+    recipe: Recipe
+    train_source: data.Source
+    val_source: data.Source
+    folder: Path
+    log: Callable
+    placement: Placement
 
-def _write(text, path):
-    with replacing(path) as temporary:
-        temporary.write_text(text)
+    @property
+    def steps(self):
+        """Batches an epoch."""
+        return self.recipe.repeats * data.steps_per_epoch(self.train_source, self.recipe.batch)
 
+    def run(self, resume, about):
+        recipe, labels = self.recipe, self.train_source.labels
+        if not resume and self.placement.is_chief:
+            check_new_folder(self.folder)
+        if len(self.val_source.labels) != len(labels):
+            raise InputError(
+                f"training images have {len(labels)} classes, validation images {len(self.val_source.labels)}"
+            )
+        state = read_state(self.folder / LAST) if resume and (self.folder / LAST).exists() else None
+        first = _finished_epochs(state, recipe, self.folder) if state else 0
+        precision = state["precision"] if state else choose_precision(recipe.precision)
+        self._say_devices(precision)
+        model = build_trainer(recipe, labels, precision)
+        # `last.keras` holds the optimizer of the part of the run in which it was written.
+        thawed = recipe.thaw_after is not None and first > recipe.thaw_after
+        frozen = [] if thawed else freeze(model, recipe)
+        loss = build_loss(recipe, labels, _class_weights(recipe, self.train_source, self.log))
+        compile_trainer(model, recipe, labels, self.steps, loss)
+        about = {**about, "images": [len(self.train_source.names), len(self.val_source.names)]}
+        about = facts(precision, prediction_model(model).count_params(), about)
+        millions = about["parameters"] / 1e6
+        self.log(f"{recipe.model}: {millions:.2f} M parameters, {recipe.epochs} epochs of {self.steps} steps")
+        if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
+            self._write(RECIPE, recipe_to_json(recipe))
+        if state:
+            restore(model, self.folder / LAST, state["iterations"])
+            restore_seed_states(model, state["seeds"])
+            self.log(f"Resuming after epoch {first} of {recipe.epochs}")
+        files = RunFiles(self.folder, labels, precision, state, recipe.patience, writes=self.placement.is_chief)
+        self._train_parts(model, first, frozen, files)
+        seconds = round(sum(entry["seconds"] for entry in files.history), 1)
+        self._write(FACTS, json.dumps({**about, "seconds": seconds}, indent=2) + "\n")
+        return Run(self.folder, tuple(files.history), files.best)
 
-def _fit(model, recipe, sources, first, end, steps, files, log):
-    """Train from the number of finished epochs `first` to that of `end`."""
-    train_source, val_source = sources
-    callbacks = [AveragedWeights(), ProgressBar(), files, LearningCurves(files.folder / "logs", val_source)]
-    if not sys.stdout.isatty():
-        callbacks.append(StepLines(log))
-    with data.naming_bad_files(train_source), data.naming_bad_files(val_source):
-        model.fit(
-            training_stream(recipe, train_source, first),
-            steps_per_epoch=steps,
-            initial_epoch=first,
-            epochs=end,
-            validation_data=data.evaluation_batches(val_source),
-            validation_freq=_validation_epochs(recipe),
-            callbacks=callbacks,
-            shuffle=False,  # the stream is shuffled already
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+    def _say_devices(self, precision):
+        recipe, placement = self.recipe, self.placement
+        self.log(f"Precision: {precision} (Keras on {keras.backend.backend()}; change it with --set precision=...)")
+        names = f"{self.train_source.names} {self.val_source.names}"
+        devices = placement.check(recipe.batch, f"{recipe} {precision} {names}")
+        if placement.kind:
+            self.log(f"Devices: {devices}, {recipe.batch // devices} crops of a step for each")
+
+    def _write(self, name, text):
+        if self.placement.is_chief:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self.folder / name) as temporary:
+                temporary.write_text(text)
+
+    def _train_parts(self, model, first, frozen, files):
+        """`fit` from the number of finished epochs `first` on, anew where layers are thawed."""
+        recipe = self.recipe
+        for end in sorted(end for end in {recipe.thaw_after or 0, recipe.epochs} if first < end <= recipe.epochs):
+            if frozen and first == recipe.thaw_after:
+                self.log(f"Thawing {', '.join(recipe.frozen)}")
+                thaw(model, frozen, recipe, self.train_source.labels, self.steps)
+            self._fit(model, first, end, files)
+            first = end
+            if ended_early(files.history, recipe.patience):
+                break
+
+    def _fit(self, model, first, end, files):
+        epochs, chief = _validation_epochs(self.recipe), self.placement.is_chief
+        shared = SharedValidation(self.val_source, epochs, self.placement.shard) if self.placement.kind else None
+        callbacks = [shared] if shared else [AveragedWeights()]
+        callbacks += [ProgressBar(), files]
+        if chief:
+            predict = shared.predict_on_batch if shared else None
+            callbacks.append(LearningCurves(self.folder / "logs", self.val_source, predict=predict))
+        if not sys.stdout.isatty():
+            callbacks.append(StepLines(self.log))
+        with data.naming_bad_files(self.train_source), data.naming_bad_files(self.val_source):
+            model.fit(
+                training_stream(self.recipe, self.train_source, first, self.placement.shard),
+                steps_per_epoch=self.steps,
+                initial_epoch=first,
+                epochs=end,
+                validation_data=None if shared else data.evaluation_batches(self.val_source),
+                validation_freq=epochs,
+                callbacks=callbacks,
+                shuffle=False,  # the stream is shuffled already
+                verbose=0 if not chief else 1 if sys.stdout.isatty() else 2,
+            )
 
 
 def _finished_epochs(state, recipe, folder):
@@ -171,7 +212,7 @@ def _finished_epochs(state, recipe, folder):
     return done
 
 
-def training_stream(recipe, source, first_epoch=0):
+def training_stream(recipe, source, first_epoch=0, shard=(0, 1)):
     """The recipe's crops from `first_epoch` to the last, as one tf.data.Dataset of (images, labels[, weights])."""
     if recipe.cache == "memory":
         source = data.cached(source, "memory")
@@ -191,7 +232,12 @@ def training_stream(recipe, source, first_epoch=0):
         border_weight=recipe.border_weight,
         border_sigma_px=recipe.border_sigma_px,
         border_background=recipe.border_background,
+        shard=shard,
     )
+
+
+def _silent(line):
+    """The log of a process that is not the chief."""
 
 
 def _class_weights(recipe, source, log):

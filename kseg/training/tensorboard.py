@@ -1,6 +1,7 @@
 """What TensorBoard shows of a run while it trains: curves, pictures, the confusion matrix."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
@@ -9,7 +10,6 @@ from PIL import Image, ImageDraw
 
 from kseg.metrics import ConfusionMatrix
 from kseg.training.averaging import averaged
-from kseg.training.supervision import DeeplySupervised
 
 _CELL_PX = 34
 _BLUE = np.array((21, 84, 150))
@@ -28,13 +28,16 @@ class LearningCurves(keras.callbacks.Callback):
         folder: for the log files.
         source: source of kseg.data; its first `pictures` images are shown.
         pictures: number of images.
+        predict: function images -> scores, in the place of the model's own `predict_on_batch` and of the average of
+            its weights.
     """
 
-    def __init__(self, folder, source, pictures=3):
+    def __init__(self, folder, source, pictures=3, predict=None):
         super().__init__()
         self.folder = Path(folder)
         self.source = source
         self.indices = range(min(pictures, len(source.names)))
+        self.predict = predict
         self._writer = _summary_writer(self.folder)
         self._matrix = None
 
@@ -53,7 +56,8 @@ class LearningCurves(keras.callbacks.Callback):
                 if not math.isnan(float(value)):
                     summary.scalar(name, float(value))
             summary.scalar("learning_rate", float(np.asarray(self.model.optimizer.learning_rate)))
-            with averaged(self.model):
+            # With several processes, changing a weight is a meeting of all, and this runs in one of them.
+            with nullcontext() if self.predict else averaged(self.model):
                 for index in self.indices:
                     summary.image(f"overlays/{self.source.names[index]}", self._panel(index)[None])
             if self._matrix is not None:
@@ -70,8 +74,9 @@ class LearningCurves(keras.callbacks.Callback):
         """uint8 [H, 2 W, 3]: truth beside prediction."""
         image, label = self.source.load(index)
         labels = self.source.labels
-        scores = self.model.predict_on_batch(image[None].astype(np.float32))
-        scores = scores[0] if isinstance(self.model, DeeplySupervised) else scores
+        predict = self.predict or self.model.predict_on_batch
+        scores = predict(image[None].astype(np.float32))
+        scores = scores[0] if isinstance(scores, list) else scores
         predicted = np.asarray(scores)[0].argmax(-1)
         return np.concatenate([labels.overlay(image, label), labels.overlay(image, predicted)], axis=1)
 

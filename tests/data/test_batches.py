@@ -194,3 +194,30 @@ def test_keras_fit_takes_the_stream(tmp_path):
         validation_data=data.evaluation_batches(source),
     )
     assert len(history.history["loss"]) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_shards_make_up_the_batches_of_one_process(tmp_path, count):
+    source = data.open_source(dataset(tmp_path), "train")
+    make = partial(data.training_batches, source, (16, 16), batch=4, epochs=3, first_epoch=1, seed=5)
+    shards = [_collect(make(shard=(index, count))) for index in range(count)]
+    whole = _collect(make())
+    assert all(len(shard) == len(whole) for shard in shards)
+    for step, (images, labels) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([shard[step][0] for shard in shards]), images)
+        np.testing.assert_array_equal(np.concatenate([shard[step][1] for shard in shards]), labels)
+
+
+def test_a_shard_reads_only_its_own_part():
+    source, read = _numbered(8), []
+    load = source.load
+    source.load = lambda index: read.append(index) or load(index)
+    order = _order(source, batch=4, shard=(1, 2), seed=1)
+    assert sorted(read) == sorted(number for taken in order for number in taken)
+    assert len(read) == 4
+
+
+@pytest.mark.parametrize("shard", [(0, 3), (2, 2), (-1, 2), (0, 0)])
+def test_shards_are_even(shard):
+    with pytest.raises(ValueError, match="`shard` must be"):
+        data.training_batches(_numbered(8), (8, 8), batch=4, shard=shard)
