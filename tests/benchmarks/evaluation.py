@@ -100,8 +100,7 @@ def _row(predictor, size_px, rounds):
 
 
 def _round(predictor, layer, bare, image, truth):
-    """Seconds of the processor for: forward; check and argmax in NumPy; scores handed over; the same, both compiled; confusion
-    matrix."""
+    """Processor seconds: forward; check and argmax in NumPy; handing scores over; that and both compiled; matrix."""
     from kseg.metrics import confusion_matrix
     from kseg.runtime.windows import finite
 
