@@ -1,16 +1,18 @@
 """Train a recipe's network on your images."""
 
 import functools
+import shlex
 import sys
 from pathlib import Path
 
-import kseg
 from kseg import cli
+from kseg.errors import InputError
 
 EXAMPLES = """
 python tools/train.py nuclei_unet --data nuclei --out runs/nuclei
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --set backbone_weights=vgg16.h5 --set epochs=10
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --resume
+python tools/train.py nuclei_unet --data nuclei --out runs/three --seeds 0 1 2
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --distribute mirrored
 KERAS_BACKEND=jax python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --distribute hosts \\
     --coordinator node0:4321 --processes 2 --process 0     (and on the other machine --process 1)
@@ -29,6 +31,13 @@ def _arguments(argv):
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of RUN")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="train once with each seed, in RUN/seed_N",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
     cli.add_distribution(parser)
     return parser.parse_args(argv)
@@ -38,45 +47,36 @@ def _arguments(argv):
 def main(argv=None):
     """Check the data, train, and evaluate the best network on the validation images."""
     args = _arguments(argv)
-    from kseg import data, evaluation, training
-    from kseg.evaluation.record import record
+    from kseg import data, training
 
     placement = training.place(args.distribute, args.coordinator, args.processes, args.process)
     recipe = training.change(training.find_recipe(args.recipe), args.set)
-    if args.resume:
-        recipe = training.resume_recipe(args.out, args.set)
-    elif placement.is_chief:
-        training.check_new_folder(args.out)
-    sources = [data.open_source(args.data, split) for split in args.splits]
-    train_source, val_source = [_checked(source, args.skip_bad) for source in sources]
-    training.train(recipe, train_source, val_source, args.out, resume=args.resume, placement=placement)
-    if not placement.is_chief:
-        return 0
-    predictor = evaluation.load_predictor(args.out / "best.keras")
-    show = functools.partial(cli.progress, title="Evaluating", total=len(val_source.names))
-    scores = record(args.out, predictor, val_source, show)
-    cli.print_scores(scores, f"{args.out / 'best.keras'} on {args.splits[1]} ({scores.images} images)")
-    print(f"Report: python tools/report.py {args.out}")
-    print(f"Next: python tools/predict.py {args.out / 'best.keras'} YOUR_IMAGE --out {args.out / 'pictures'}")
+    if args.seeds and args.distribute == "hosts":
+        raise InputError("--seeds does not go with --distribute hosts: start a run for each seed (--set seed=1)")
+    runs = training.plan(recipe, args.out, args.seeds, args.resume, args.set, placement.is_chief)
+    sources = [data.checked(data.open_source(args.data, split), args.skip_bad) for split in args.splits]
+    for run in runs:
+        words = sys.argv if argv is None else ["tools/train.py", *argv]
+        about = {"command": shlex.join(["python", *words]), "data": args.data, "splits": list(args.splits)}
+        training.train(run.recipe, *sources, run.folder, run.resume, about=about, placement=placement)
+        if placement.is_chief:
+            _score(run.folder, sources[1], args.splits[1])
+    if placement.is_chief:
+        print(f"Report: python tools/report.py {args.out}")
+        print(
+            f"Next: python tools/predict.py {runs[-1].folder / 'best.keras'} YOUR_IMAGE --out {args.out / 'pictures'}"
+        )
     return 0
 
 
-def _checked(source, skip_bad):
-    """The source after the scan; without its bad images if the user wants that."""
-    report = kseg.data.scan(source)
-    if report.inexact_pixels:
-        print(f"{report.inexact_pixels} mask pixels had no colour of the label set; the nearest one counts")
-    if not report.problems:
-        return source
-    for file, message in report.problems:
-        print(f"{file}: {message}", file=sys.stderr)
-    if not skip_bad:
-        raise kseg.errors.InputError(
-            f"{len(report.problems)} problems in the data; mend them, or leave these images out with --skip-bad"
-        )
-    kept = kseg.data.without(source, report)
-    print(f"Left out {len(source.names) - len(kept.names)} of {len(source.names)} images")
-    return kept
+def _score(folder, source, split):
+    from kseg import evaluation
+    from kseg.evaluation.record import record
+
+    predictor = evaluation.load_predictor(folder / "best.keras")
+    show = functools.partial(cli.progress, title="Evaluating", total=len(source.names))
+    scores = record(folder, predictor, source, show)
+    cli.print_scores(scores, f"{folder / 'best.keras'} on {split} ({scores.images} images)")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ _HOMES = {
     "write_shards": "shards",
     "TFDS": "tfds",
     "cached": "cache",
+    "checked": "scanning",
     "scan": "scanning",
     "ScanReport": "scanning",
     "without": "scanning",

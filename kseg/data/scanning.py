@@ -1,5 +1,6 @@
 """The check of every sample before training starts."""
 
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -79,6 +80,32 @@ def without(source, report):
     if not kept:
         raise InputError(f"none of the {len(source)} images is left: all have problems")
     return Subset(source, kept)
+
+
+def checked(source, skip_bad=False, log=print):
+    """A source after its scan; every problem is a line.
+
+    Args:
+        source: a source.
+        skip_bad: leave out the samples that have problems.
+        log: called with each line for the user.
+    Raises:
+        InputError: there are problems, and they are not to be left out.
+    """
+    report = scan(source)
+    if report.inexact_pixels:
+        log(f"{report.inexact_pixels} mask pixels had no colour of the label set; the nearest one counts")
+    for file, message in report.problems:
+        print(f"{file}: {message}", file=sys.stderr)
+    if not report.problems:
+        return source
+    if not skip_bad:
+        raise InputError(
+            f"{len(report.problems)} problems in the data; mend them, or leave these images out with --skip-bad"
+        )
+    kept = without(source, report)
+    log(f"Left out {len(source.names) - len(kept.names)} of {len(source.names)} images")
+    return kept
 
 
 @contextmanager

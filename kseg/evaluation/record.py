@@ -12,8 +12,9 @@ from kseg.evaluation.scores import evaluate
 from kseg.files import replacing
 from kseg.metrics import confusion_matrix, scores
 from kseg.training import read_history
+from kseg.training.plan import SCORES
 
-SCORES, PICTURES = "scores.json", "pictures"
+PICTURES = "pictures"
 _SHOWN = 3
 
 

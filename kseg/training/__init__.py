@@ -2,9 +2,10 @@
 
 from kseg.training.checkpoint import load_model, save_model
 from kseg.training.distribution import KINDS, Placement, place
+from kseg.training.plan import Planned, check_new_folder, plan, resume_recipe
 from kseg.training.recipe import Recipe, change
 from kseg.training.recipes import RECIPES, find_recipe
-from kseg.training.run import Run, check_new_folder, read_history, resume_recipe, train
+from kseg.training.run import Run, read_history, train
 from kseg.training.supervision import DeeplySupervised, deeply_supervised
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "RECIPES",
     "DeeplySupervised",
     "Placement",
+    "Planned",
     "Recipe",
     "Run",
     "change",
@@ -20,6 +22,7 @@ __all__ = [
     "find_recipe",
     "load_model",
     "place",
+    "plan",
     "read_history",
     "resume_recipe",
     "save_model",

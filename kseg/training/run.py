@@ -22,13 +22,13 @@ from kseg.training.callbacks import ProgressBar, RunFiles, StepLines, ended_earl
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.distribution import Placement
 from kseg.training.facts import facts
+from kseg.training.plan import FACTS, HISTORY, LAST, RECIPE, check_new_folder
 from kseg.training.precision import choose_precision
-from kseg.training.recipe import Recipe, change, recipe_from_json, recipe_to_json
+from kseg.training.recipe import Recipe, recipe_to_json
 from kseg.training.supervision import prediction_model
 from kseg.training.tensorboard import LearningCurves
 from kseg.training.validation import SharedValidation
 
-RECIPE, BEST, LAST, HISTORY, FACTS = "recipe.json", "best.keras", "last.keras", "history.csv", "run.json"
 _ALONE = Placement()
 
 
@@ -46,33 +46,6 @@ class Run:
     folder: Path
     history: tuple
     best: dict
-
-
-def check_new_folder(folder):
-    """Refuse a folder that a new run would overwrite.
-
-    Raises:
-        InputError: it holds something already.
-    """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: not empty; go on with its run by --resume, or choose another --out")
-
-
-def resume_recipe(folder, settings=()):
-    """The recipe that a run was started with, changed by `settings` as far as that leaves it the same run.
-
-    Raises:
-        InputError: no run there, or a setting that would make it another run.
-    """
-    path = Path(folder) / RECIPE
-    if not path.is_file():
-        raise InputError(f"{folder}: no {RECIPE}; there is no run to resume")
-    recipe = recipe_from_json(path.read_text(), path)
-    changed = change(recipe, settings)
-    if changed != recipe:
-        raise InputError(f"{folder}: a resumed run keeps its recipe; leave out --set or start a new run")
-    return recipe
 
 
 def train(recipe, train_source, val_source, folder, resume=False, log=print, about=None, placement=_ALONE):
@@ -140,14 +113,16 @@ class _Job:
         self.log(f"{recipe.model}: {millions:.2f} M parameters, {recipe.epochs} epochs of {self.steps} steps")
         if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
             self._write(RECIPE, recipe_to_json(recipe))
+            self._write_facts(about, 0.0)
+        elif (self.folder / FACTS).is_file():  # the command is the one that the run was started with
+            about["command"] = json.loads((self.folder / FACTS).read_text()).get("command")
         if state:
             restore(model, self.folder / LAST, state["iterations"])
             restore_seed_states(model, state["seeds"])
             self.log(f"Resuming after epoch {first} of {recipe.epochs}")
         files = RunFiles(self.folder, labels, precision, state, recipe.patience, writes=self.placement.is_chief)
         self._train_parts(model, first, frozen, files)
-        seconds = round(sum(entry["seconds"] for entry in files.history), 1)
-        self._write(FACTS, json.dumps({**about, "seconds": seconds}, indent=2) + "\n")
+        self._write_facts(about, sum(entry["seconds"] for entry in files.history))
         return Run(self.folder, tuple(files.history), files.best)
 
     def _say_devices(self, precision):
@@ -163,6 +138,9 @@ class _Job:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.folder / name) as temporary:
                 temporary.write_text(text)
+
+    def _write_facts(self, about, seconds):
+        self._write(FACTS, json.dumps({**about, "seconds": round(seconds, 1)}, indent=2) + "\n")
 
     def _train_parts(self, model, first, frozen, files):
         """`fit` from the number of finished epochs `first` on, anew where layers are thawed."""

@@ -11,7 +11,8 @@ from kseg.evaluation import evaluate, load_predictor
 from kseg.training import callbacks, train
 from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import load_model, read_state
-from kseg.training.recipe import Recipe
+from kseg.training.plan import plan
+from kseg.training.recipe import Recipe, recipe_to_json
 
 TINY = {"filters": 4, "depth": 2, "crop_px": (32, 32), "batch": 2, "epochs": 3, "precision": "float32"}
 # Settings, and after how many epochs the run is interrupted.
@@ -147,3 +148,27 @@ def test_the_progress_shows_few_numbers(sources, tmp_path, capsys):
     line = next(line for line in capsys.readouterr().out.splitlines() if "val_mean_iou" in line)
     assert "- loss:" in line
     assert "iou_disc" not in line
+
+
+def test_seeds_are_runs_of_their_own(tmp_path):
+    recipe = Recipe(**{"model": "UNet", **TINY})
+    runs = plan(recipe, tmp_path / "run", seeds=[0, 7])
+    assert [(run.recipe.seed, run.folder.name, run.resume) for run in runs] == [
+        (0, "seed_0", False),
+        (7, "seed_7", False),
+    ]
+    for run in runs:
+        run.folder.mkdir(parents=True)
+        (run.folder / "recipe.json").write_text(recipe_to_json(run.recipe))
+    (runs[0].folder / "scores.json").write_text("{}")
+    with pytest.raises(InputError, match="not empty"):
+        plan(recipe, tmp_path / "run", seeds=[0, 7])
+    # Seed 0 is done, 7 goes on, and 9 starts with the recipe of the others.
+    again = plan(Recipe(model="FCN8s"), tmp_path / "run", seeds=[0, 7, 9], resume=True)
+    assert [(run.recipe.model, run.recipe.seed, run.resume) for run in again] == [("UNet", 7, True), ("UNet", 9, False)]
+    with pytest.raises(InputError, match="all seeds are done"):
+        plan(recipe, tmp_path / "run", seeds=[0], resume=True)
+    with pytest.raises(InputError, match="nothing to resume"):
+        plan(recipe, tmp_path / "other", seeds=[3], resume=True)
+    with pytest.raises(InputError, match="seeds must be different"):
+        plan(recipe, tmp_path / "third", seeds=[3, 3])

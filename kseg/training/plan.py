@@ -1,0 +1,87 @@
+"""Which runs a command means, and what their folders hold."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kseg.errors import InputError
+from kseg.training.recipe import Recipe, change, recipe_from_json
+
+RECIPE, BEST, LAST, HISTORY, FACTS, SCORES = (
+    "recipe.json",
+    "best.keras",
+    "last.keras",
+    "history.csv",
+    "run.json",
+    "scores.json",
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is to be started or taken up: its recipe, its folder, and whether it is resumed."""
+
+    recipe: Recipe
+    folder: Path
+    resume: bool
+
+
+def plan(recipe, folder, seeds=None, resume=False, settings=(), chief=True):
+    """The runs that a command means.
+
+    Args:
+        recipe: Recipe to start with.
+        folder: of the run; with several seeds each one's folder in it is `seed_N`.
+        seeds: whole numbers, or None for the recipe's own.
+        resume: go on with what is there; seeds that are finished are left alone, new ones start.
+        settings: what the user changed in the recipe, which a resumed run does not allow.
+        chief: whether this process makes the folder, of several that train together.
+    Returns:
+        List of Planned, in the order of the seeds.
+    Raises:
+        InputError: a folder would be overwritten, there is nothing to resume, or a seed is there twice.
+    """
+    folder = Path(folder)
+    if not resume and chief:
+        check_new_folder(folder)
+    if not seeds:
+        return [Planned(resume_recipe(folder, settings) if resume else recipe, folder, resume)]
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise InputError(f"seeds must be different whole numbers from 0. Received: {', '.join(map(str, seeds))}")
+    if not resume:
+        return [Planned(replace(recipe, seed=seed), folder / f"seed_{seed}", False) for seed in seeds]
+    begun = {seed: (folder / f"seed_{seed}" / RECIPE).is_file() for seed in seeds}
+    if not any(begun.values()):
+        raise InputError(f"{folder}: no run of these seeds; there is nothing to resume")
+    recipe = resume_recipe(folder / f"seed_{next(seed for seed in seeds if begun[seed])}", settings)
+    runs = [Planned(replace(recipe, seed=seed), folder / f"seed_{seed}", begun[seed]) for seed in seeds]
+    unfinished = [run for run in runs if not (run.folder / SCORES).is_file()]
+    if not unfinished:
+        raise InputError(f"{folder}: all seeds are done; nothing to resume")
+    return unfinished
+
+
+def check_new_folder(folder):
+    """Refuse a folder that a new run would overwrite.
+
+    Raises:
+        InputError: it holds something already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: not empty; go on with its run by --resume, or choose another --out")
+
+
+def resume_recipe(folder, settings=()):
+    """The recipe that a run was started with, changed by `settings` as far as that leaves it the same run.
+
+    Raises:
+        InputError: no run there, or a setting that would make it another run.
+    """
+    path = Path(folder) / RECIPE
+    if not path.is_file():
+        raise InputError(f"{folder}: no {RECIPE}; there is no run to resume")
+    recipe = recipe_from_json(path.read_text(), path)
+    changed = change(recipe, settings)
+    if changed != recipe:
+        raise InputError(f"{folder}: a resumed run keeps its recipe; leave out --set or start a new run")
+    return recipe
