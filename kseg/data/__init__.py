@@ -38,6 +38,7 @@ _HOMES = {
     "random_elastic": "elastic",
     "border_weights": "borders",
     "Albumentations": "albumentations",
+    "like_native": "albumentations",
     "training_batches": "pipeline",
     "evaluation_batches": "pipeline",
     "steps_per_epoch": "pipeline",

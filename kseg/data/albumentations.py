@@ -72,6 +72,40 @@ class Albumentations:
         return image.astype(np.float32), mask.astype(np.int32)
 
 
+def like_native(crop_px, *, scales, flips, brightness, contrast, saturation, ignore):
+    """The changes of `training_batches`' own settings by albumentations: zoom, crop, flips, colour.
+
+    What differs: the zoom is drawn evenly, not in its logarithm; contrast turns around the same mean, but each
+    change of colour rounds to whole grey values; zoom and crop are two steps.
+
+    Args:
+        crop_px, scales, flips, brightness, contrast, saturation: as there.
+        ignore: the label set's ignore index, with which crops beyond the image are filled up; None: they mirror it.
+    Returns:
+        Albumentations.
+    Raises:
+        ImportError: albumentations is not installed.
+    """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    library, cv2 = need("albumentations", "data"), need("cv2", "data")
+    padding = {"border_mode": cv2.BORDER_REFLECT_101}
+    if ignore is not None:
+        padding = {"border_mode": cv2.BORDER_CONSTANT, "fill_mask": ignore}
+    steps = [
+        library.RandomScale((scales[0] - 1, scales[1] - 1), p=1.0),
+        library.RandomCrop(*crop_px, pad_if_needed=True, **padding),
+    ]
+    if flips == "all" and crop_px[0] == crop_px[1]:
+        steps.append(library.D4(p=1.0))
+    elif flips != "none":
+        steps.append(library.HorizontalFlip(p=0.5))
+        steps += [library.VerticalFlip(p=0.5)] if flips == "all" else []
+    if brightness or contrast or saturation:
+        changes = [(max(0.0, 1 - change), 1 + change) for change in (brightness, contrast, saturation)]
+        steps.append(library.ColorJitter(*changes, hue=(0, 0), p=1.0))
+    return Albumentations(library.Compose(steps), ignore)
+
+
 def _check_fills(transform, ignore):
     """Look through nested transforms for one that would fill masks with an index other than `ignore`."""
     for part in getattr(transform, "transforms", ()):

@@ -40,6 +40,7 @@ class Recipe:
         repeats: how often an epoch goes over the training images.
         scales: smallest and largest random zoom.
         flips: "none", "horizontal" or "all" (horizontal, vertical and quarter turns).
+        augmentation: "native" (TensorFlow's operations) or "albumentations" for zoom, crop, flips and colour.
         brightness, contrast, saturation: largest relative random change, 0 for none.
         elastic_px: standard deviation of the elastic deformation in pixels, 0 for none.
         border_weight: weight added to pixels between cells that touch (w0 of Ronneberger et al. 2015), 0 for none; for
@@ -91,6 +92,7 @@ class Recipe:
     repeats: int = 1
     scales: tuple[float, float] = (0.75, 1.5)
     flips: str = "horizontal"
+    augmentation: str = "native"
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
@@ -146,6 +148,8 @@ class Recipe:
                 f"recipe field `border_weight` works with {', '.join(_PIXELWISE)} alone. "
                 f"Received: {', '.join(self.loss)}"
             )
+        if self.elastic_px and self.augmentation != "native":
+            raise InputError("recipe field `elastic_px` needs `augmentation` to be native")
         if self.average is not None and not 0 < self.average < 1:
             raise InputError(f"recipe field `average` must lie between 0 and 1. Received: {self.average}")
         if self.thaw_after is not None and not self.frozen:
@@ -157,6 +161,7 @@ _PIXELWISE = ("cross_entropy", "focal", "hard_pixels")
 
 _CHOICES = {
     "class_weights": ("none", "median_frequency", "inverse_log"),
+    "augmentation": ("native", "albumentations"),
     "flips": ("none", "horizontal", "all"),
     "schedule": ("constant", "polynomial", "cosine"),
     "precision": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),

@@ -194,6 +194,10 @@ def training_stream(recipe, source, first_epoch=0, shard=(0, 1)):
     """The recipe's crops from `first_epoch` to the last, as one tf.data.Dataset of (images, labels[, weights])."""
     if recipe.cache == "memory":
         source = data.cached(source, "memory")
+    changes = {name: getattr(recipe, name) for name in ("scales", "flips", "brightness", "contrast", "saturation")}
+    if recipe.augmentation == "albumentations":
+        ignore = source.labels.ignore
+        changes = {"transforms": [data.like_native(recipe.crop_px, **changes, ignore=ignore)]}
     return data.training_batches(
         source,
         crop_px=recipe.crop_px,
@@ -201,11 +205,7 @@ def training_stream(recipe, source, first_epoch=0, shard=(0, 1)):
         seed=recipe.seed,
         first_epoch=first_epoch * recipe.repeats,
         epochs=recipe.epochs * recipe.repeats,
-        scales=recipe.scales,
-        flips=recipe.flips,
-        brightness=recipe.brightness,
-        contrast=recipe.contrast,
-        saturation=recipe.saturation,
+        **changes,
         elastic_px=recipe.elastic_px,
         border_weight=recipe.border_weight,
         border_sigma_px=recipe.border_sigma_px,

@@ -115,3 +115,16 @@ def test_a_missing_library_names_the_extra():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'kseg[data]'" in done.stdout
+
+
+@pytest.mark.parametrize("ignore", [255, None])
+@pytest.mark.parametrize("flips", ["none", "horizontal", "all"])
+def test_the_equivalent_of_our_own_settings(flips, ignore):
+    settings = {"scales": (0.5, 1.5), "flips": flips, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+    transform = data.like_native((48, 48), **settings, ignore=ignore)
+    seen = set()
+    for image, label in _stream(transform, 2):
+        assert (image.shape, label.shape) == ((48, 48, 3), (48, 48))
+        assert 0 <= image.min() <= image.max() <= 255
+        seen |= set(np.unique(label))
+    assert seen == ({0, 1, 2, 255} if ignore else {int(index) for index in np.unique(LABEL)})
