@@ -65,7 +65,8 @@ class Source:
 
         Returns:
             (size int32 [2], function): the function takes a box int32 [4] (top, left, height, width) inside the image,
-            or None, and returns that part of what `read` does. Some sources decode no more than that.
+            or None, and returns that part of what `read` does, the label perhaps as uint8. Some sources decode no
+            more than that.
         """
         image, label = self.read(index)
 
