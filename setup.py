@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent
 EXTRAS = {
     "cpu": ["tensorflow-cpu>=2.18"],
     "gpu": ["tensorflow[and-cuda]>=2.18"],
-    "jax": ["jax>=0.4.30"],
+    "jax": ["jax>=0.7"],
     "data": ["tensorflow-datasets>=4.9.7", "albumentations>=2.0", "opencv-python-headless"],
     "tflite": ["ai-edge-litert>=2.0"],
     "onnx": ["onnx", "tf2onnx>=1.16", "onnxruntime"],
