@@ -38,6 +38,9 @@ def _arguments(argv):
         metavar="N",
         help="train once with each seed, in RUN/seed_N",
     )
+    parser.add_argument(
+        "--boundaries", metavar="CLASS", help="score the regions that this class parts, too; see tools/evaluate.py"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
     cli.add_distribution(parser)
     return parser.parse_args(argv)
@@ -48,6 +51,7 @@ def main(argv=None):
     """Check the data, train, and evaluate the best network on the validation images."""
     args = _arguments(argv)
     from kseg import data, training
+    from kseg.evaluation.boundaries import check_boundary
 
     placement = training.place(args.distribute, args.coordinator, args.processes, args.process)
     recipe = training.change(training.find_recipe(args.recipe), args.set)
@@ -55,12 +59,15 @@ def main(argv=None):
         raise InputError("--seeds does not go with --distribute hosts: start a run for each seed (--set seed=1)")
     runs = training.plan(recipe, args.out, args.seeds, args.resume, args.set, placement.is_chief)
     sources = [data.checked(data.open_source(args.data, split), args.skip_bad) for split in args.splits]
+    if args.boundaries:
+        check_boundary(args.boundaries, sources[1].labels)
     for run in runs:
         words = sys.argv if argv is None else ["tools/train.py", *argv]
         about = {"command": shlex.join(["python", *words]), "data": args.data, "splits": list(args.splits)}
-        training.train(run.recipe, *sources, run.folder, run.resume, about=about, placement=placement)
+        if not training.is_trained(run):  # a run that was killed while it was scored
+            training.train(run.recipe, *sources, run.folder, run.resume, about=about, placement=placement)
         if placement.is_chief:
-            _score(run.folder, sources[1], args.splits[1])
+            _score(run.folder, sources[1], args)
     if placement.is_chief:
         print(f"Report: python tools/report.py {args.out}")
         print(
@@ -69,14 +76,14 @@ def main(argv=None):
     return 0
 
 
-def _score(folder, source, split):
+def _score(folder, source, args):
     from kseg import evaluation
     from kseg.evaluation.record import record
 
     predictor = evaluation.load_predictor(folder / "best.keras")
     show = functools.partial(cli.progress, title="Evaluating", total=len(source.names))
-    scores = record(folder, predictor, source, show)
-    cli.print_scores(scores, f"{folder / 'best.keras'} on {split} ({scores.images} images)")
+    scores = record(folder, predictor, source, show, args.boundaries)
+    cli.print_scores(scores, f"{folder / 'best.keras'} on {args.splits[1]} ({scores.images} images)")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,7 @@ def evaluate_boundaries(predictor, batches, labels, boundary, thresholds=THRESHO
         ImportError: scikit-image is not installed; the message names the extra.
         CheckError: scores that are not finite.
     """
-    if boundary not in labels.names:
-        raise InputError(f"there is no class {boundary!r}; the classes are {', '.join(labels.names)}")
+    check_boundary(boundary, labels)
     thresholds = tuple(float(threshold) for threshold in thresholds)
     if not thresholds or not all(0 <= threshold <= 1 for threshold in thresholds):
         raise InputError(f"thresholds must lie in 0..1. Received: {list(thresholds)}")
@@ -96,6 +95,13 @@ def evaluate_boundaries(predictor, batches, labels, boundary, thresholds=THRESHO
         tuple((rand / images_seen).tolist()),
         tuple((info / images_seen).tolist()),
     )
+
+
+def check_boundary(boundary, labels):
+    """Before long work: what `evaluate_boundaries` would raise for this name and this installation."""
+    if boundary not in labels.names:
+        raise InputError(f"there is no class {boundary!r}; the classes are {', '.join(labels.names)}")
+    need("skimage", "boundaries")
 
 
 def connected(inside):

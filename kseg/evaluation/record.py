@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kseg import data
 from kseg.evaluation import pictures
+from kseg.evaluation.boundaries import evaluate_boundaries
 from kseg.evaluation.scores import evaluate
 from kseg.files import replacing
 from kseg.metrics import confusion_matrix, scores
@@ -18,19 +19,20 @@ PICTURES = "pictures"
 _SHOWN = 3
 
 
-def record(folder, predictor, source, progress=None):
+def record(folder, predictor, source, progress=None, boundary=None):
     """Score a run's best network on whole images and write what a report of the run is made from.
 
     In `folder`: `scores.json` (the fields of Scores, and `per_image`: name, mean IoU and pixel accuracy of each
-    image, null where it has no labelled pixel), `curve.png`, `iou.png`, `confusion.png`, and under `pictures/` panels
-    of the three best and the three worst images, such as `worst_1_NAME.png`; no image is both. The images pass once,
-    and no more than those six are held.
+    image, null where it has no labelled pixel; with a boundary also its three scores), `curve.png`, `iou.png`,
+    `confusion.png`, and under `pictures/` panels of the three best and the three worst images, such as
+    `worst_1_NAME.png`; no image is both. No more than those six are held.
 
     Args:
         folder: of a run; its `history.csv` is drawn.
         predictor: callable, images [B, H, W, 3] in 0..255 -> scores float [B, H, W, classes].
         source: source of kseg.data, the validation images.
         progress: function of the batches that gives them on, such as a progress bar; None for none.
+        boundary: class that parts regions, such as "membrane", for the scores of `kseg.evaluation.boundaries`; or None.
     Returns:
         Scores over all images together.
     Raises:
@@ -39,10 +41,14 @@ def record(folder, predictor, source, progress=None):
     """
     folder, labels = Path(folder), source.labels
     seen = _PerImage(source.names, labels)
-    batches = data.evaluation_batches(source)
+    progress = progress or iter
     with data.naming_bad_files(source):
-        found = evaluate(predictor, progress(batches) if progress else batches, labels, seen)
-    _write_json(found.to_dict() | {"per_image": seen.entries}, folder / SCORES)
+        regions = {}
+        if boundary is not None:  # first, since it refuses a name that is no class
+            batches = progress(data.evaluation_batches(source))
+            regions = evaluate_boundaries(predictor, batches, labels, boundary).best
+        found = evaluate(predictor, progress(data.evaluation_batches(source)), labels, seen)
+    _write_json(found.to_dict() | regions | {"per_image": seen.entries}, folder / SCORES)
     pictures.save_training_curve(read_history(folder), folder / "curve.png")
     pictures.save_iou_chart(found, labels, folder / "iou.png")
     pictures.save_confusion_chart(found, labels, folder / "confusion.png")

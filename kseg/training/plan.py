@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kseg.errors import InputError
+from kseg.training.callbacks import ended_early
+from kseg.training.checkpoint import read_state
 from kseg.training.recipe import Recipe, change, recipe_from_json
 
 RECIPE, BEST, LAST, HISTORY, FACTS, SCORES = (
@@ -58,6 +60,14 @@ def plan(recipe, folder, seeds=None, resume=False, settings=(), chief=True):
     if not unfinished:
         raise InputError(f"{folder}: all seeds are done; nothing to resume")
     return unfinished
+
+
+def is_trained(run):
+    """Whether nothing is left of a Planned run but to score its best network."""
+    if not run.resume or (run.folder / SCORES).exists() or not (run.folder / LAST).is_file():
+        return False
+    state = read_state(run.folder / LAST)
+    return state["epoch"] + 1 >= run.recipe.epochs or ended_early(state["history"], run.recipe.patience)
 
 
 def check_new_folder(folder):

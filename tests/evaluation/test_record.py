@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from kseg import data
-from kseg.errors import CheckError
+from kseg.errors import CheckError, InputError
 from kseg.evaluation.record import record
 from kseg.labels import LabelSet
 from kseg.metrics import confusion_matrix, scores
@@ -50,6 +50,15 @@ def test_scores_of_the_set_and_of_each_image(run):
     assert written["per_image"][1]["pixel_accuracy"] == pytest.approx(76 / 80)
     for name in ("curve.png", "iou.png", "confusion.png"):
         assert (run / name).stat().st_size > 1000
+
+
+def test_scores_of_regions(run):
+    pytest.importorskip("skimage")
+    record(run, _threshold, _source([0, 0]), boundary="b")
+    written = json.loads((run / "scores.json").read_text())
+    assert (written["pixel_error"], written["v_rand"], written["v_info"]) == (0.0, 1.0, 1.0)
+    with pytest.raises(InputError, match="no class 'c'"):
+        record(run, _threshold, _source([0]), boundary="c")
 
 
 def test_pictures_of_both_ends(run):

@@ -79,6 +79,10 @@ def test_unknown_names(tiny_data, tmp_path, fails):
     assert "there are: FCN32s, FCN16s, FCN8s, UNet" in message
     message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--set", "fc_units=8")
     assert "UNet has no option fc_units" in message
+    assert "no class 'ring'" in fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--boundaries", "ring")
+    assert "seeds must be different" in fails(
+        "train", "nuclei_unet", "--data", tiny_data, "--out", run, "--seeds", 1, 1
+    )
     assert "no_such_folder" in fails("train", "nuclei_unet", "--data", "no_such_folder", "--out", run)
     assert not run.exists()
 

@@ -11,7 +11,7 @@ from kseg.evaluation import evaluate, load_predictor
 from kseg.training import callbacks, train
 from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import load_model, read_state
-from kseg.training.plan import plan
+from kseg.training.plan import Planned, is_trained, plan
 from kseg.training.recipe import Recipe, recipe_to_json
 
 TINY = {"filters": 4, "depth": 2, "crop_px": (32, 32), "batch": 2, "epochs": 3, "precision": "float32"}
@@ -94,6 +94,7 @@ def test_a_run_ends_early_and_says_so_when_resumed(sources, tmp_path):
     settings = {"learning_rate": 1e-30, "patience": 2, "epochs": 9}
     run = _train(sources, tmp_path / "run", **settings)
     assert len(run.history) == 3  # the first is the best; two more bring nothing
+    assert is_trained(Planned(Recipe(**{"model": "UNet", **TINY, **settings}), tmp_path / "run", resume=True))
     with pytest.raises(InputError, match="ended after epoch 3, when 2 validations had brought nothing better"):
         _train(sources, tmp_path / "run", resume=True, **settings)
 
