@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import importlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from kseg.errors import CheckError, InputError
 from kseg.files import replacing
+from kseg.runtime.chatter import muted
 
 
 def command(main):
@@ -46,6 +48,12 @@ def command(main):
             return 130
 
     return run
+
+
+def load_keras():
+    """Import Keras and its backend without what these print: TensorFlow's notes come at any log level."""
+    with muted():
+        importlib.import_module("keras")
 
 
 def parser(description, examples):

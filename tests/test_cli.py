@@ -1,10 +1,13 @@
-"""How a tool ends when it is told to."""
+"""How a tool ends when it is told to, and what it prints."""
 
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TOOL = """
 import tempfile, time
@@ -30,3 +33,10 @@ def test_nothing_is_left_behind(tmp_path, told):
     _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (130, "interrupted\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tool_prints_nothing_but_its_own_line():
+    """In a process of its own: TensorFlow's notes come from C++, before and beside Python's streams."""
+    command = [sys.executable, "tools/evaluate.py", "no.keras", "--data", "nuclei"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no.keras: no such file\n")

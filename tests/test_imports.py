@@ -26,7 +26,7 @@ ALLOWED = {
     "evaluation": GROUND | {"runtime", "data", "layers", "applications", "losses", "metrics", "training"},
     "export": GROUND
     | {"runtime", "data", "layers", "applications", "lowering", "losses", "metrics", "training", "evaluation"},
-    "cli": {"errors", "files"},
+    "cli": {"errors", "files", "runtime"},
 }
 
 

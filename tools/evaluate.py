@@ -29,6 +29,7 @@ def _arguments(argv):
 def main(argv=None):
     """Evaluate, print the table, and write what was asked for."""
     args = _arguments(argv)
+    cli.load_keras()
     from kseg import data, evaluation
     from kseg.errors import InputError
     from kseg.evaluation import pictures

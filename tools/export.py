@@ -44,6 +44,7 @@ def _arguments(argv):
 def main(argv=None):
     """Convert, check, and only then leave file and card in the folder."""
     args = _arguments(argv)
+    cli.load_keras()
     from kseg import data, export, training
 
     if args.check:

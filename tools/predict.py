@@ -26,6 +26,7 @@ def _arguments(argv):
 def main(argv=None):
     """Write an index PNG with the palette in it and an overlay for each image."""
     args = _arguments(argv)
+    cli.load_keras()
     from kseg import evaluation
     from kseg.data.files import read_image
     from kseg.errors import InputError

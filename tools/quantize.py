@@ -29,6 +29,7 @@ def _arguments(argv):
 def main(argv=None):
     """Try, measure, tell, and keep the best."""
     args = _arguments(argv)
+    cli.load_keras()
     from kseg import data, export, training
     from kseg.evaluation import pictures
     from kseg.export import budget, scoring, sensitivity

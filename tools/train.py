@@ -50,6 +50,7 @@ def _arguments(argv):
 def main(argv=None):
     """Check the data, train, and evaluate the best network on the validation images."""
     args = _arguments(argv)
+    cli.load_keras()
     from kseg import data, training
     from kseg.evaluation.boundaries import check_boundary
 
