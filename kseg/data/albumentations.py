@@ -1,6 +1,7 @@
 """albumentations transforms inside tf.data, in parallel and repeatable."""
 
 import copy
+import math
 import os
 import threading
 
@@ -75,8 +76,8 @@ class Albumentations:
 def like_native(crop_px, *, scales, flips, brightness, contrast, saturation, ignore):
     """The changes of `training_batches`' own settings by albumentations: zoom, crop, flips, colour.
 
-    What differs: the zoom is drawn evenly, not in its logarithm; contrast turns around the same mean, but each
-    change of colour rounds to whole grey values; zoom and crop are two steps.
+    What differs: the window's height is drawn evenly, not the zoom's logarithm; each change of colour rounds to
+    whole grey values; an image smaller than the largest window is filled up first.
 
     Args:
         crop_px, scales, flips, brightness, contrast, saturation: as there.
@@ -91,9 +92,14 @@ def like_native(crop_px, *, scales, flips, brightness, contrast, saturation, ign
     padding = {"border_mode": cv2.BORDER_REFLECT_101}
     if ignore is not None:
         padding = {"border_mode": cv2.BORDER_CONSTANT, "fill_mask": ignore}
+    height, width = crop_px
+    tallest = math.ceil(height / scales[0])
+    largest = (tallest, math.ceil(tallest * width / height))
+    heights = (min(max(1, math.floor(height / scales[1])), tallest), tallest)
+    # The window is cut out before it is enlarged, which costs half of zooming the whole image.
     steps = [
-        library.RandomScale((scales[0] - 1, scales[1] - 1), p=1.0),
-        library.RandomCrop(*crop_px, pad_if_needed=True, **padding),
+        library.PadIfNeeded(*largest, position="random", **padding),
+        library.RandomSizedCrop(heights, (height, width), w2h_ratio=width / height, p=1.0),
     ]
     if flips == "all" and crop_px[0] == crop_px[1]:
         steps.append(library.D4(p=1.0))

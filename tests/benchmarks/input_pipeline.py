@@ -76,7 +76,7 @@ def _variants(source, args):
     streams["native"] = data.training_batches(source, **settings, **native)
     streams["native, cached"] = data.training_batches(kept, **settings, **native)
     try:
-        transform = data.Albumentations(_compose(args.crop, source.labels.ignore or 0))
+        transform = data.like_native(args.crop, **native, flips="horizontal", ignore=source.labels.ignore)
     except ImportError as error:
         print(f"without albumentations: {error}", file=sys.stderr)
         return streams
@@ -98,20 +98,6 @@ def _decoding(source, batch):
 
     numbers = tf.data.Dataset.range(len(files))
     return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch)
-
-
-def _compose(crop_px, fill_mask):
-    import albumentations
-
-    height, width = crop_px
-    return albumentations.Compose(
-        [
-            albumentations.RandomScale((SCALES[0] - 1, SCALES[1] - 1), p=1.0),
-            albumentations.RandomCrop(height, width, pad_if_needed=True, fill_mask=fill_mask),
-            albumentations.HorizontalFlip(p=0.5),
-            albumentations.ColorJitter(*[(1 - CHANGE, 1 + CHANGE)] * 3, hue=(0, 0), p=1.0),
-        ]
-    )
 
 
 def _rates(streams, images, rounds):
