@@ -23,6 +23,7 @@ python tests/benchmarks/input_pipeline.py --data DIR --crop 320 320 --rounds 15
 python tests/benchmarks/input_pipeline.py --data DIR --steps 20
 """
 SCALES, CHANGE = (0.75, 1.5), 0.2
+PREPARED = 12  # batches: more than the stream keeps ahead
 RATIOS = (
     ("native", "decoding"),
     ("native", "albumentations"),
@@ -128,7 +129,8 @@ def _train(source, args):
     times = {name: [] for name in feeds}
     for number in range(args.rounds + 1):
         for name, feed in feeds.items():
-            next(feed)  # what was prepared while the other one ran is not for this pass
+            for _ in range(PREPARED):  # what was prepared while the other one ran is not for this pass
+                next(feed)
             started = time.perf_counter()
             for _ in range(args.steps):
                 model.train_on_batch(*next(feed))
