@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import os
+import shlex
 import signal
 import sys
 import textwrap
@@ -49,6 +50,11 @@ def command(main):
             return 130
 
     return run
+
+
+def command_line(tool, argv=None):
+    """The command that started tools/`tool`.py, with the arguments `argv`, or those of this process if None."""
+    return shlex.join(["python", f"tools/{tool}.py", *(sys.argv[1:] if argv is None else argv)])
 
 
 def load_keras():

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 TOOL = """
-import tempfile, time
+import signal, tempfile, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 from kseg import cli
 
 @cli.command

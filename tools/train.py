@@ -1,7 +1,6 @@
 """Train a recipe's network on your images."""
 
 import functools
-import shlex
 import sys
 from pathlib import Path
 
@@ -63,8 +62,7 @@ def main(argv=None):
     if args.boundaries:
         check_boundary(args.boundaries, sources[1].labels)
     for run in runs:
-        words = sys.argv if argv is None else ["tools/train.py", *argv]
-        about = {"command": shlex.join(["python", *words]), "data": args.data, "splits": list(args.splits)}
+        about = {"command": cli.command_line("train", argv), "data": args.data, "splits": list(args.splits)}
         if not training.is_trained(run):  # a run that was killed while it was scored
             training.train(run.recipe, *sources, run.folder, run.resume, about=about, placement=placement)
         if placement.is_chief:

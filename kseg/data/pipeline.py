@@ -76,16 +76,7 @@ def training_batches(
     crop_px, ignore = tuple(int(side) for side in crop_px), source.labels.ignore
     read_crop = None
     if transforms is None:
-        margin_px = elastic_margin(elastic_px)
-        crop_settings = {"crop_px": crop_px, "scales": scales, "flips": flips, "margin_px": margin_px}
-        read_crop, transforms = partial(random_crop_of, source, **crop_settings), []
-        if elastic_px:
-            transforms.append(partial(random_elastic, sigma_px=elastic_px, margin_px=margin_px, ignore=ignore))
-        if flips == "all" and crop_px[0] == crop_px[1]:
-            transforms.append(random_quarter_turn)
-        if brightness or contrast or saturation:
-            colour = partial(random_colour, brightness=brightness, contrast=contrast, saturation=saturation)
-            transforms.append(colour)
+        read_crop, transforms = _changes(source, crop_px, scales, flips, elastic_px, (brightness, contrast, saturation))
     samples, steps = len(source.names), steps_per_epoch(source, batch)
 
     def order(epoch):
@@ -119,6 +110,22 @@ def training_batches(
         .apply(tf.data.experimental.assert_cardinality(steps * (epochs - first_epoch)))
     )
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _changes(source, crop_px, scales, flips, elastic_px, colour):
+    """(function that reads the crop of a sample, the transforms that follow it)."""
+    margin_px = elastic_margin(elastic_px)
+    read_crop = partial(random_crop_of, source, crop_px=crop_px, scales=scales, flips=flips, margin_px=margin_px)
+    transforms = []
+    if elastic_px:
+        ignore = source.labels.ignore
+        transforms.append(partial(random_elastic, sigma_px=elastic_px, margin_px=margin_px, ignore=ignore))
+    if flips == "all" and crop_px[0] == crop_px[1]:
+        transforms.append(random_quarter_turn)
+    if any(colour):
+        brightness, contrast, saturation = colour
+        transforms.append(partial(random_colour, brightness=brightness, contrast=contrast, saturation=saturation))
+    return read_crop, transforms
 
 
 def evaluation_batches(source, batch=1):
