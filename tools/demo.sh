@@ -19,6 +19,7 @@ for precision in float32 int8; do
 done
 say python "$tools/export.py" "$best" --out "$out" --name unet --format onnx --size 256 256 --verify nuclei
 say python "$tools/evaluate.py" "$out/unet_int8.tflite" --data nuclei --split val --json "$out/scores_int8.json"
+say python "$tools/report.py" "$out"
 
 cat <<END
 
@@ -29,7 +30,7 @@ Done in $((SECONDS - start)) s. In $out:
   unet.onnx                  for ONNX Runtime
   scores.json                scores on the 20 images it was not trained on; scores_int8.json those of the 8-bit file
   pictures/                  image, truth, prediction and errors side by side; IoU per class; confusion matrix
-  curve.png                  the training curve
+  report.html                all of the run on one page
 Next, with an image of your own:
   $(command -v python) $tools/predict.py $out/unet_int8.tflite YOUR_IMAGE --out runs/pictures
 END

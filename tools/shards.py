@@ -25,6 +25,7 @@ def _arguments(argv):
 def main(argv=None):
     """Write the shards of one split; nothing that is there is overwritten."""
     args = _arguments(argv)
+    cli.load_keras()  # and TensorFlow with it
     from kseg import data
     from kseg.errors import InputError
 
