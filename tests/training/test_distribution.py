@@ -216,7 +216,8 @@ def _assert_same_and_as_alone(found, alone):
 def test_two_processes_are_as_one(together, alone):
     run, found = together
     _assert_same_and_as_alone(found, alone)
-    assert sorted(p.name for p in run.iterdir()) == ["best.keras", "history.csv", "last.keras", "logs", "recipe.json"]
+    files = ["best.keras", "history.csv", "last.keras", "logs", "recipe.json", "run.json"]
+    assert sorted(p.name for p in run.iterdir()) == files
     assert len(list((run / "logs").iterdir())) == 1
 
 
