@@ -123,7 +123,7 @@ SLURM: srun tells the processes their places, so --coordinator, --processes and 
   #SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8
   KERAS_BACKEND=jax srun python tools/train.py RECIPE --data DIR --out RUN --distribute hosts
 DIR and RUN must be seen by all machines; process 0 alone writes. If a process is lost, the others stop with an
-error within half a minute; start all again with --resume."""
+error within a minute; start all again with --resume."""
 
 
 def print_scores(scores, title):

@@ -8,14 +8,8 @@ from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import read_state
 from kseg.training.recipe import Recipe, change, recipe_from_json
 
-RECIPE, BEST, LAST, HISTORY, FACTS, SCORES = (
-    "recipe.json",
-    "best.keras",
-    "last.keras",
-    "history.csv",
-    "run.json",
-    "scores.json",
-)
+RECIPE, LAST, HISTORY = "recipe.json", "last.keras", "history.csv"
+FACTS, SCORES = "run.json", "scores.json"
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class _Job:
             self._write(RECIPE, recipe_to_json(recipe))
             self._write_facts(about, 0.0)
         elif (self.folder / FACTS).is_file():  # the command is the one that the run was started with
-            about["command"] = json.loads((self.folder / FACTS).read_text()).get("command")
+            about["command"] = _first_command(self.folder / FACTS)
         if state:
             restore(model, self.folder / LAST, state["iterations"])
             restore_seed_states(model, state["seeds"])
@@ -176,6 +176,13 @@ class _Job:
                 shuffle=False,  # the stream is shuffled already
                 verbose=0 if not chief else 1 if sys.stdout.isatty() else 2,
             )
+
+
+def _first_command(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("command")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error}); remove it to resume without what it says") from error
 
 
 def _finished_epochs(state, recipe, folder):
