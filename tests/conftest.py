@@ -95,6 +95,17 @@ MODELS = (
 )
 
 
+def networks(*usual):
+    """Parametrizes `build` over MODELS; with names given, the other networks are for the slow tests."""
+    return pytest.mark.parametrize(
+        "build",
+        [
+            pytest.param(build, id=name, marks=() if not usual or name in usual else pytest.mark.slow)
+            for name, build in MODELS
+        ],
+    )
+
+
 @pytest.fixture
 def fails(capsys):
     """Run a tool that must fail on its user's mistake: one line, exit code 2; returns that line."""

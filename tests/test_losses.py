@@ -532,6 +532,7 @@ def run_python(script, backend):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_numbers():
     pytest.importorskip("jax")
     script = """

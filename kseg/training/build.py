@@ -114,6 +114,8 @@ def compile_trainer(model, recipe, labels, steps, loss):
         metrics=[ConfusionMatrix(len(labels), ignore=labels.ignore, names=labels.names)],
         jit_compile=keras.backend.backend() == "jax",
     )
+    # Built within the first step, its variables would make TensorFlow trace that step twice.
+    model.optimizer.build(model.trainable_variables)
 
 
 def freeze(model, recipe):
@@ -141,7 +143,6 @@ def thaw(model, frozen, recipe, labels, steps):
         layer.trainable = True
     before = model.optimizer
     compile_trainer(model, recipe, labels, steps, model.loss)
-    model.optimizer.build(model.trainable_variables)
     carry_over(before, model.optimizer)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import MODELS
+from conftest import networks
 
 from kseg.errors import CheckError, InputError
 from kseg.export import ConversionError
@@ -83,15 +83,15 @@ def _shape(entry):
 # ---- all networks
 
 
-@pytest.mark.parametrize(("name", "build"), MODELS, ids=[name for name, _ in MODELS])
-def test_fixed_size(tmp_path, name, build):
+@networks()
+def test_fixed_size(tmp_path, build):
     network, path = lower(_filled(build), ODD), tmp_path / "net.onnx"
-    assert write_onnx(network, path, metadata={"network": name}) == [path]
+    assert write_onnx(network, path, metadata={"network": network.name}) == [path]
     proto = _checked(path)
     (image,), (output,) = proto.graph.input, proto.graph.output
     assert (image.name, _shape(image)) == ("image", [1, *ODD, 3])
     assert (output.name, _shape(output)) == ("logits", [1, *ODD, 5])
-    assert {entry.key: entry.value for entry in proto.metadata_props} == {"network": name, "opset": str(OPSET)}
+    assert {entry.key: entry.value for entry in proto.metadata_props} == {"network": network.name, "opset": str(OPSET)}
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET)]
     given = {tensor.name for tensor in proto.graph.initializer}
     assert given <= {entry for node in proto.graph.node for entry in node.input}  # nothing is carried in vain
@@ -105,8 +105,8 @@ def test_fixed_size(tmp_path, name, build):
     assert _error(_run(path, picture), _keras(network, picture)) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "build"), MODELS, ids=[name for name, _ in MODELS])
-def test_any_size(tmp_path, name, build):
+@networks("fcn8s", "unet_bilinear")
+def test_any_size(tmp_path, build):
     network, path = lower(_filled(build), None, resizable=True), tmp_path / "net.onnx"
     write_onnx(network, path)
     graph = _checked(path).graph

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import MODELS
+from conftest import MODELS, networks
 
 from kseg.errors import InputError
 from kseg.lowering import PASSES, lower
@@ -105,7 +105,7 @@ def _filled(build, classes=3):
     return network
 
 
-@pytest.mark.parametrize("build", [build for _, build in MODELS], ids=[name for name, _ in MODELS])
+@networks()
 def test_every_network_computes_the_same(build):
     network = _filled(build)
     images = _image((67, 99))
@@ -125,7 +125,9 @@ def test_every_network_computes_the_same(build):
 
 
 @pytest.mark.parametrize("name", PASSES)
-@pytest.mark.parametrize("model", ["fcn8s", "fcn8s_caffe", "unet_bilinear", "unet_mobilenet_v2"])
+@pytest.mark.parametrize(
+    "model", ["fcn8s", "fcn8s_caffe", "unet_bilinear", pytest.param("unet_mobilenet_v2", marks=pytest.mark.slow)]
+)
 def test_each_pass_alone_and_all_but_it(model, name):
     network = _filled(dict(MODELS)[model])
     images = _image((32, 48))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from conftest import MODELS
+from conftest import MODELS, networks
 from PIL import Image
 
 from kseg import layers
@@ -17,7 +17,6 @@ from kseg.training import load_model
 from kseg.training.checkpoint import save_model
 
 SIZE = (64, 80)
-NAMES = [name for name, _ in MODELS]
 
 
 def _pictures(count, seed):
@@ -64,7 +63,7 @@ def _write(model, path):
     assert told["trained_ranges"] == len(found.ranges) > 0
 
 
-@pytest.mark.parametrize("build", [build for _, build in MODELS], ids=NAMES)
+@networks("fcn8s", "fcn16s", "unet_bilinear")
 def test_the_file_gives_the_networks_numbers(tmp_path, build):
     network = _filled(build)
     before = [weight.copy() for weight in network.get_weights()]

@@ -105,6 +105,7 @@ def test_exported_files_score_like_keras(tiny_run, tiny_data, tmp_path, form, pr
     assert json.loads(scores.read_text())["mean_iou"] == pytest.approx(ours, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_a_network_fine_tuned_for_8_bits_gives_its_files_numbers(tiny_run, tiny_data, tmp_path, fails):
     run = tmp_path / "aware"
     settings = [*TINY, "--set", "quantization_aware=true", "--set", "learning_rate=1e-4"]

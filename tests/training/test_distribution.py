@@ -183,6 +183,7 @@ def together(start, alone, tmp_path_factory):
     return run, _numbers(start(run, "--distribute", "hosts", count=2, settings=SETTINGS + WHOLE_BATCH))
 
 
+@pytest.mark.slow
 def test_mirrored_on_tensorflow_is_as_one_device(start, tmp_path):
     """For a mean over pixels. (Not for soft Dice, batch normalisation, dropout: see kseg.training.distribution.)"""
     settings = [*SETTINGS, "loss=cross_entropy"]

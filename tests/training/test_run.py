@@ -53,7 +53,7 @@ def _interrupt_after(epochs, monkeypatch):
 
 @pytest.mark.parametrize(
     ("craft", "epochs"),
-    [("optimizing", 1), pytest.param("optimizing", 2, marks=pytest.mark.slow), ("supervising", 2)],
+    [("optimizing", 1), *(pytest.param(craft, 2, marks=pytest.mark.slow) for craft in CRAFT)],
 )
 def test_an_interrupted_run_ends_like_one_left_alone(craft, epochs, sources, tmp_path, monkeypatch):
     settings, whole, broken = CRAFT[craft], tmp_path / "whole", tmp_path / "broken"

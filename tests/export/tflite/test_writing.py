@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from conftest import MODELS
+from conftest import MODELS, networks
 from networks import SIZE, filled, lowered, pictures, run
 
 from kseg.export.calibration import Calibration
@@ -13,7 +13,6 @@ from kseg.export.tflite import NotLean, layer_names, structure, write_tflite
 from kseg.export.tflite.flatbuffer import parse
 from kseg.lowering import lower
 
-NAMES = [name for name, _ in MODELS]
 # Largest (rms of the difference) / (rms of the scores), and least share of pixels with the same class, on networks
 # with random weights, whose classes lie nearer together than those of trained ones.
 LIMITS = {
@@ -36,7 +35,7 @@ def _compare(expected, found):
     return error, (expected.argmax(-1) == found.argmax(-1)).mean()
 
 
-@pytest.mark.parametrize("build", [build for _, build in MODELS], ids=NAMES)
+@networks("fcn8s", "unet_bilinear", "unet_mobilenet_v2")
 def test_every_network_in_every_precision(tmp_path, build):
     network = filled(build)
     (image,) = pictures(1, seed=1)
@@ -88,7 +87,7 @@ def test_labels_and_probabilities(tmp_path, precision):
     assert np.abs(shares - np.asarray(keras.ops.softmax(expected))).max() < 0.15
 
 
-@pytest.mark.parametrize("model", ["fcn8s", "unet_bilinear", "unet_mobilenet_v2"])
+@pytest.mark.parametrize("model", ["fcn8s", "unet_bilinear", pytest.param("unet_mobilenet_v2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_file_for_any_size(tmp_path, precision, model):
     network, path = filled(dict(MODELS)[model]), tmp_path / "net.tflite"
