@@ -111,14 +111,12 @@ def cut(image, label, place, *, crop_px, ignore):
     start = tf.where(inside, 0, place.start)  # in the part
     size, all_inside = tf.shape(label), tf.reduce_all(inside)
 
-    def mirrored():
-        rows, columns = (mirror(start[axis] + tf.range(place.window[axis]), size[axis]) for axis in (0, 1))
-        return tf.gather(tf.gather(image, rows), columns, axis=1)
-
-    shown = tf.cond(all_inside, lambda: image, mirrored)
-    shown = tf.cond(place.flipped[0], lambda: tf.reverse(shown, [0]), lambda: shown)
-    flipped = tf.cond(place.flipped[1], lambda: tf.reverse(shown, [1]), lambda: shown)
-    crop = tf.image.resize(tf.ensure_shape(flipped, [None, None, 3]), crop_px)
+    shown = image
+    for axis in (0, 1):  # each alone, because columns are gathered forty times as slowly as rows
+        shown = _mirrored(shown, start[axis] + tf.range(place.window[axis]), inside[axis], axis)
+    for axis in (0, 1):
+        shown = _reversed(shown, place.flipped[axis], axis)
+    crop = tf.image.resize(tf.ensure_shape(shown, [None, None, 3]), crop_px)
 
     rows, columns = (start[axis] + _nearest(place, axis, crop_px[axis]) for axis in (0, 1))
     # Turned, because whole rows are gathered faster than single pixels.
@@ -132,6 +130,17 @@ def cut(image, label, place, *, crop_px, ignore):
         return tf.where(real, nearest, ignore)
 
     return crop, tf.cond(all_inside, lambda: nearest, marked)
+
+
+def _mirrored(image, positions, inside, axis):
+    """The image at `positions` along an axis, mirrored beyond its sides; all of it where it is `inside`."""
+    tf = tensorflow()
+    return tf.cond(inside, lambda: image, lambda: tf.gather(image, mirror(positions, tf.shape(image)[axis]), axis=axis))
+
+
+def _reversed(image, flipped, axis):
+    tf = tensorflow()
+    return tf.cond(flipped, lambda: tf.reverse(image, [axis]), lambda: image)
 
 
 def random_colour(image, label, seed, *, brightness=0.2, contrast=0.2, saturation=0.2):

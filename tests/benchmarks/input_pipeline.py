@@ -47,6 +47,7 @@ def _arguments(argv):
 def main(argv=None):
     """Print the tables."""
     args = _arguments(argv)
+    cli.load_keras()
     from kseg import data
     from kseg.data.sources import Subset
 
