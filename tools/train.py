@@ -12,6 +12,7 @@ python tools/train.py nuclei_unet --data nuclei --out runs/nuclei
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --set backbone_weights=vgg16.h5 --set epochs=10
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --resume
 python tools/train.py nuclei_unet --data nuclei --out runs/three --seeds 0 1 2
+python tools/train.py nuclei_unet --data DIR --out runs/mine --splits 'all[:80%]' 'all[80%:]'
 python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --distribute mirrored
 KERAS_BACKEND=jax python tools/train.py camvid_fcn8s --data DIR --out runs/camvid --distribute hosts \\
     --coordinator node0:4321 --processes 2 --process 0     (and on the other machine --process 1)
@@ -24,19 +25,17 @@ def _arguments(argv):
     parser.add_argument("--data", required=True, help="folder of images and masks, 'nuclei' (bundled) or 'tfds:NAME'")
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of this run")
     parser.add_argument(
-        "--splits", nargs=2, default=("train", "val"), metavar=("TRAIN", "VAL"), help="default: train val"
+        "--splits",
+        nargs=2,
+        default=("train", "val"),
+        metavar=("TRAIN", "VAL"),
+        help="default: train val; parts as in TensorFlow Datasets: 'all[:80%%]' 'all[80%%:]'",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of RUN")
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="train once with each seed, in RUN/seed_N",
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train once with each seed, in RUN/seed_N")
     parser.add_argument(
         "--boundaries", metavar="CLASS", help="score the regions that this class parts, too; see tools/evaluate.py"
     )
@@ -59,6 +58,8 @@ def main(argv=None):
         raise InputError("--seeds does not go with --distribute hosts: start a run for each seed (--set seed=1)")
     runs = training.plan(recipe, args.out, args.seeds, args.resume, args.set, placement.is_chief)
     sources = [data.checked(data.open_source(args.data, split), args.skip_bad) for split in args.splits]
+    if placement.is_chief and (known := data.shared(*sources)):
+        print(f"{known} of the {len(sources[1])} validation images are trained on: scores say little about new images")
     if args.boundaries:
         check_boundary(args.boundaries, sources[1].labels)
     for run in runs:

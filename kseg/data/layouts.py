@@ -1,10 +1,12 @@
 """Folder layouts -> sources, and what a user types on a command line -> a source."""
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 from kseg.data.shards import ShardSource
 from kseg.data.sources import FileSource
+from kseg.data.splits import open_split
 from kseg.errors import InputError
 from kseg.labels import LabelSet, voc_colour
 
@@ -28,7 +30,9 @@ def open_source(spec, split=None):
         spec: a folder with labels.json (see `folder`), with JPEGImages (see `voc`) or with shards (see `ShardSource`),
             "tfds:NAME" (see `TFDS`), or "nuclei", the images that come with the package. (A folder called nuclei is
             ./nuclei.)
-        split: "train", "val", ...; None or "all" for a folder whose images are not divided into splits.
+        split: "train", "val", ...; None or "all" for a folder whose images are not divided into splits. Parts and
+            sums are written as in TensorFlow Datasets: "all[:80%]", "train[100:200]", "val+train[80%:]"; see
+            `open_split`.
     Raises:
         InputError: no such folder or split, a split without images, or a folder of another layout.
     """
@@ -37,6 +41,10 @@ def open_source(spec, split=None):
         from kseg.data.tfds import TFDS  # it needs an optional dependency
 
         return TFDS(spec.removeprefix("tfds:"), split)
+    return open_split(split, partial(_open_whole, spec))
+
+
+def _open_whole(spec, split):
     if spec == "nuclei":
         return nuclei(split)
     path = Path(spec)

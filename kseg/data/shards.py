@@ -109,14 +109,14 @@ def write_shards(source, folder, split, shards, progress=iter):
     Args:
         source: a source of files.
         folder: where to; made if need be. It may hold other splits with the same labels.
-        split: name of the split, or None.
+        split: name that the split shall have, or None.
         shards: number of files; consecutive samples share one.
         progress: function that wraps the iterator over the samples.
     Returns:
         Path of the index.
     Raises:
-        InputError: the split is there already, the labels differ, a file is missing, a source without files, or no
-            space is left.
+        InputError: the split is there already or its name would mean a part or a sum, the labels differ, a file is
+            missing, a source without files, or no space is left.
         ValueError: `shards` is not in 1 .. number of samples.
     """
     folder, count, split = Path(folder), len(source), split or "all"
@@ -151,6 +151,8 @@ def write_shards(source, folder, split, shards, progress=iter):
 
 def _prepare(source, folder, split):
     """Make the folder with labels.json, or refuse it."""
+    if set(split) & set("[]+/"):
+        raise InputError(f"shards cannot have the name {split!r}; choose a plain one, such as train (--name)")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

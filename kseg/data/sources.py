@@ -79,6 +79,10 @@ class Source:
         """(image file, mask file) of a sample, for messages."""
         return self.names[index], f"mask of {self.names[index]}"
 
+    def take(self, indices):
+        """Source of these samples (sequence of int), in the given order."""
+        return Subset(self, indices)
+
     def fingerprint(self, index):
         """Text that changes when the sample may have changed: what a cache on disk goes by."""
         return self.names[index]
@@ -137,6 +141,10 @@ class FileSource(Source):
     def files(self, index):
         return self._images[index], self._masks[index]
 
+    def take(self, indices):
+        images, masks = ([paths[i] for i in indices] for paths in (self._images, self._masks))
+        return FileSource(self.labels, images, masks, self.orphans)
+
     def fingerprint(self, index):
         files = [Path(path) for path in self.files(index)]
         states = [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in files if path.exists())]
@@ -185,6 +193,73 @@ class Subset(Source):
 
     def size(self, index):
         return self._source.size(self._indices[index])
+
+
+class Joined(Source):
+    """The samples of several sources, one source after the other.
+
+    Args:
+        sources: sequence of sources with one label set.
+    Raises:
+        InputError: their label sets differ.
+    """
+
+    def __init__(self, sources):
+        self.labels = sources[0].labels
+        if any(source.labels != self.labels for source in sources):
+            raise InputError("sources with different label sets cannot be joined")
+        self.names = tuple(name for source in sources for name in source.names)
+        self.orphans = tuple(orphan for source in sources for orphan in source.orphans)
+        self._sources = tuple(sources)
+        self._starts = np.cumsum([0, *(len(source) for source in sources)])
+
+    def _find(self, index):
+        place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._sources[place], index - int(self._starts[place])
+
+    def load_image(self, index):
+        source, index = self._find(index)
+        return source.load_image(index)
+
+    def load_label(self, index):
+        source, index = self._find(index)
+        return source.load_label(index)
+
+    def load(self, index):
+        source, index = self._find(index)
+        return source.load(index)
+
+    def read(self, index):
+        tf = tensorflow()
+        place = tf.searchsorted(tf.constant(self._starts), [index], side="right")[0] - 1
+        branches = [
+            lambda source=source, start=int(start): source.read(index - start)
+            for source, start in zip(self._sources, self._starts[:-1], strict=True)
+        ]
+        return tf.switch_case(place, branches)
+
+    def files(self, index):
+        source, index = self._find(index)
+        return source.files(index)
+
+    def fingerprint(self, index):
+        source, index = self._find(index)
+        return source.fingerprint(index)
+
+    def size(self, index):
+        source, index = self._find(index)
+        return source.size(index)
+
+
+def join(sources):
+    """One source of the samples of several; see `Joined`. Files stay files, of which training reads parts."""
+    if len(sources) == 1:
+        return sources[0]
+    joined = Joined(sources)
+    if not all(type(source) is FileSource for source in sources):
+        return joined
+    pairs = [joined.files(index) for index in range(len(joined))]
+    return FileSource(joined.labels, *zip(*pairs, strict=True), joined.orphans)
 
 
 class _Arrays(Source):

@@ -104,6 +104,8 @@ def test_nothing_is_overwritten_and_labels_must_agree(files, folder):
     other = data.FileSource(LabelSet.numbered(3), *zip(*(files.files(i) for i in range(3)), strict=True))
     with pytest.raises(InputError, match="other labels"):
         data.write_shards(other, folder, "val", 2)
+    with pytest.raises(InputError, match=r"cannot have the name 'train\[:2\]'; choose a plain one"):
+        data.write_shards(files, folder, "train[:2]", 2)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     data.write_shards(files, folder, "val", 2)
     assert len(data.open_source(folder, "val")) == len(NAMES)
