@@ -251,5 +251,5 @@ def fully_convolutional(classifier, name="fully_convolutional"):
     for layer, copy in pairs:
         # Flattening goes row by row, which is the order of a convolution's kernel: a new shape is all that it takes.
         for weight, target in zip(layer.weights, copy.weights, strict=True):
-            target.assign(ops.reshape(weight.value, target.shape))
+            target.assign(np.array(ops.convert_to_numpy(weight)).reshape(target.shape))
     return keras.Model(inputs, x, name=name)

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from keras import ops
+
 
 @dataclass(frozen=True)
 class Transplant:
@@ -44,6 +47,7 @@ def transplant(source, target):
             skipped[layer.name] = f"{shapes[0]} in the source, {shapes[1]} in the target"
             continue
         for theirs, ours in zip(weights, layer.weights, strict=True):
-            ours.assign(theirs.value)
+            # A copy: on JAX, training the one network would use up the array of the other.
+            ours.assign(np.array(ops.convert_to_numpy(theirs)))
         copied.append(layer.name)
     return Transplant(tuple(copied), skipped)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kseg.errors import InputError
-from kseg.training.averaging import averaged_pairs
+from kseg.training.averaging import assign_copy, averaged_pairs
 
 
 class _LayerRates:
@@ -25,6 +25,20 @@ class _LayerRates:
         if rates:
             learning_rate = ops.cast(learning_rate, "float32") * max(rates)[1]
         super().update_step(gradient, variable, learning_rate)
+
+    def _clip_gradients(self, grads):
+        """By the norm over the whole batch: under tf.distribute, Keras clips each device's share by its own norm."""
+        devices = 1
+        if self.global_clipnorm and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            context = tf.distribute.get_replica_context()
+            devices = context.num_replicas_in_sync if context else 1
+        if devices == 1:
+            return super()._clip_gradients(grads)
+        whole = [gradient for gradient, _ in self._all_reduce_sum_gradients(zip(grads, grads, strict=True))]
+        # Keras adds up what the devices return.
+        return [None if gradient is None else gradient / devices for gradient in super()._clip_gradients(whole)]
 
     def finalize_variable_values(self, var_list):
         """Nothing: Keras would replace the weights by their average at the end of each `fit`, and so in mid-training
@@ -130,10 +144,10 @@ def carry_over(old, new):
     known = {_own_path(variable): variable for variable in old.variables}
     for variable in new.variables:
         if _own_path(variable) in known:
-            variable.assign(known[_own_path(variable)])
+            assign_copy(variable, known[_own_path(variable)])
     for weight, average in averaged_pairs(new):
         if _own_path(average) not in known:
-            average.assign(weight)
+            assign_copy(average, weight)
 
 
 def _own_path(variable):

@@ -91,6 +91,10 @@ class _Job:
 
     def run(self, resume, about):
         recipe, labels = self.recipe, self.train_source.labels
+        if self.placement.kind and recipe.accumulate > 1 and keras.backend.backend() == "tensorflow":
+            raise InputError(
+                "recipe field `accumulate`: on several devices Keras does that on JAX only (KERAS_BACKEND=jax)"
+            )
         if not resume and self.placement.is_chief:
             check_new_folder(self.folder)
         if len(self.val_source.labels) != len(labels):

@@ -7,6 +7,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from test_losses import run_python
 
 from kseg.applications import FCN8s, FCN16s, UNet, published, transplant
 from kseg.applications.backbones import mobilenet_v2, vgg16
@@ -254,3 +255,23 @@ def test_backbones_key_features_by_stride(backbone, strides):
     features = backbone(keras.Input((64, 96, 3)), 0.125)
     shapes = {stride: tuple(feature.shape[1:]) for stride, feature in features.items()}
     assert shapes == {stride: (64 // stride, 96 // stride, channels) for stride, channels in strides.items()}
+
+
+@pytest.mark.slow
+def test_on_jax_training_one_network_leaves_the_other_whole():
+    """JAX lets a step use up the arrays of its variables, so two networks must not hold the same one."""
+    pytest.importorskip("jax")
+    run_python(
+        """
+import keras, numpy as np
+from kseg.applications import FCN8s, FCN16s, transplant
+source, target = (build(classes=2, fc_units=4, alpha=0.125) for build in (FCN16s, FCN8s))
+transplant(source, target)
+images = np.zeros((2, 32, 32, 3), "float32")
+expected = np.asarray(source(images))
+target.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+target.fit(images, np.zeros((2, 32, 32), "int32"), verbose=0)
+np.testing.assert_array_equal(np.asarray(source(images)), expected)
+""",
+        "jax",
+    )

@@ -36,6 +36,15 @@ SETTINGS = [
 ]
 # What depends on the batch as a whole, and on random numbers: on JAX this too is as on one device.
 WHOLE_BATCH = ["loss=cross_entropy,soft_dice", "batch_normalization=true", "dropout=0.3"]
+# What changes the optimizer, the weights that are kept, and the number of outputs.
+CRAFT = [
+    "loss=cross_entropy",
+    "frozen=encode",
+    "thaw_after=2",
+    "average=0.9",
+    "clip_norm=0.1",
+    "auxiliary=upsample_1",
+]
 WAIT_S = 600  # for two slow cores that others use too
 
 
@@ -195,6 +204,28 @@ def test_mirrored_on_tensorflow_is_as_one_device(start, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_craft_of_training_on_two_devices(backend, start, tmp_path):
+    settings = SETTINGS + CRAFT + (["accumulate=2"] if backend == "jax" else [])
+    one = start(tmp_path / "one", backend=backend, settings=settings)
+    devices = ["--devices=2"] if backend == "tensorflow" else []
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} if backend == "jax" else {}
+    arguments = ("--distribute=mirrored", *devices)
+    two = start(tmp_path / "two", *arguments, backend=backend, environment=environment, settings=settings)
+    [expected], [found] = _numbers(one), _numbers(two)
+    assert "Thawing encode" in _log(two[0][1])
+    _assert_close(found, expected)
+
+
+@pytest.mark.slow
+def test_the_craft_of_training_in_two_processes(start, tmp_path):
+    settings = [*SETTINGS, *CRAFT, "accumulate=2"]
+    expected = _numbers(start(tmp_path / "one", settings=settings))[0]
+    found = _numbers(start(tmp_path / "two", "--distribute", "hosts", count=2, settings=settings))
+    _assert_same_and_as_alone(found, expected)
+
+
+@pytest.mark.slow
 def test_mirrored_on_jax_is_as_one_device(start, alone, tmp_path):
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     settings = SETTINGS + WHOLE_BATCH
@@ -264,16 +295,18 @@ def test_processes_must_train_the_same(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_the_devices_cannot_share(start, tmp_path):
-    [(process, out)] = start(
-        tmp_path / "run",
-        "--distribute=mirrored",
-        "--devices=2",
-        backend="tensorflow",
-        settings=[*SETTINGS, "batch=3"],
-    )
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batch=3", "`batch` must be a multiple of the number of devices, 2. Received: 3"),
+        ("accumulate=2", "`accumulate`: on several devices Keras does that on JAX only"),
+    ],
+)
+def test_what_the_devices_cannot_do(setting, message, start, tmp_path):
+    arguments = ("--distribute=mirrored", "--devices=2")
+    [(process, out)] = start(tmp_path / "run", *arguments, backend="tensorflow", settings=[*SETTINGS, setting])
     assert process.wait(WAIT_S) == 2, _log(out)
-    assert "`batch` must be a multiple of the number of devices, 2. Received: 3" in _log(out)
+    assert message in _log(out)
     assert not (tmp_path / "run").exists()
 
 
