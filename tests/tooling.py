@@ -1,7 +1,12 @@
-"""A way to call a tool as a user does, and settings that train a network in seconds."""
+"""A way to call a tool as a user does, settings that train a network in seconds, and a reader of its logs."""
 
 import importlib.util
+import io
+from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 TINY = [
@@ -26,3 +31,20 @@ def tool(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main
+
+
+def read_events(folder):
+    """What TensorBoard shows of a folder of event files: tag -> {step: value}; pictures as [H, W, 3]."""
+    import tensorflow as tf
+    from tensorflow.core.util import event_pb2
+
+    found = defaultdict(dict)
+    for path in folder.iterdir():
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = event_pb2.Event.FromString(record)
+            for value in event.summary.value:
+                array = tf.make_ndarray(value.tensor)
+                if array.dtype == object:  # width, height, one PNG file
+                    array = np.array(Image.open(io.BytesIO(array[2])))
+                found[value.tag][event.step] = array
+    return found

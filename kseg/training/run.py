@@ -164,8 +164,7 @@ class _Job:
         callbacks = [shared] if shared else [AveragedWeights()]
         callbacks += [ProgressBar(), files]
         if chief:
-            predict = shared.predict_on_batch if shared else None
-            callbacks.append(LearningCurves(self.folder / "logs", self.val_source, predict=predict))
+            callbacks.append(LearningCurves(self.folder / "logs", self.val_source, shared=shared))
         if not sys.stdout.isatty():
             callbacks.append(StepLines(self.log))
         with data.naming_bad_files(self.train_source), data.naming_bad_files(self.val_source):

@@ -28,23 +28,21 @@ class LearningCurves(keras.callbacks.Callback):
         folder: for the log files.
         source: source of kseg.data; its first `pictures` images are shown.
         pictures: number of images.
-        predict: function images -> scores, in the place of the model's own `predict_on_batch` and of the average of
-            its weights.
+        shared: SharedValidation that many devices do in the place of `fit`; it predicts and counts then.
     """
 
-    def __init__(self, folder, source, pictures=3, predict=None):
+    def __init__(self, folder, source, pictures=3, shared=None):
         super().__init__()
         self.folder = Path(folder)
         self.source = source
         self.indices = range(min(pictures, len(source.names)))
-        self.predict = predict
+        self.shared = shared
         self._writer = _summary_writer(self.folder)
         self._matrix = None
 
     def on_test_end(self, logs=None):
         # Now, because the next epoch's crops are counted in the same metric.
-        metric = _confusion_metric(self.model)
-        self._matrix = None if metric is None or self._writer is None else metric.matrix()
+        self._matrix = confusion_counts(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._writer is None:
@@ -57,11 +55,12 @@ class LearningCurves(keras.callbacks.Callback):
                     summary.scalar(name, float(value))
             summary.scalar("learning_rate", float(np.asarray(self.model.optimizer.learning_rate)))
             # With several processes, changing a weight is a meeting of all, and this runs in one of them.
-            with nullcontext() if self.predict else averaged(self.model):
+            with nullcontext() if self.shared else averaged(self.model):
                 for index in self.indices:
                     summary.image(f"overlays/{self.source.names[index]}", self._panel(index)[None])
-            if self._matrix is not None:
-                picture = confusion_picture(self._matrix, self.source.labels.names)
+            matrix = self.shared.matrix if self.shared else self._matrix
+            if matrix is not None:
+                picture = confusion_picture(matrix, self.source.labels.names)
                 summary.image("confusion_matrix", picture[None])
                 self._matrix = None
         self._writer.flush()
@@ -74,8 +73,7 @@ class LearningCurves(keras.callbacks.Callback):
         """uint8 [H, 2 W, 3]: truth beside prediction."""
         image, label = self.source.load(index)
         labels = self.source.labels
-        predict = self.predict or self.model.predict_on_batch
-        scores = predict(image[None].astype(np.float32))
+        scores = (self.shared or self.model).predict_on_batch(image[None].astype(np.float32))
         scores = scores[0] if isinstance(scores, list) else scores
         predicted = np.asarray(scores)[0].argmax(-1)
         return np.concatenate([labels.overlay(image, label), labels.overlay(image, predicted)], axis=1)
@@ -111,10 +109,10 @@ def confusion_picture(matrix, names):
     return np.asarray(canvas)
 
 
-def _confusion_metric(model):
-    """The ConfusionMatrix that the model was compiled with, or None. Keras wraps the metrics of `compile`."""
-    found = [inner for outer in model.metrics for inner in getattr(outer, "metrics", [outer])]
-    return next((metric for metric in found if isinstance(metric, ConfusionMatrix)), None)
+def confusion_counts(model):
+    """The counts in the ConfusionMatrix that a model was compiled with, or None where it has none."""
+    found = [inner for outer in model.metrics for inner in getattr(outer, "metrics", [outer])]  # Keras wraps them
+    return next((metric.matrix() for metric in found if isinstance(metric, ConfusionMatrix)), None)
 
 
 def _summary_writer(folder):

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 
 from kseg import data
-from kseg.training.averaging import averaged
+from kseg.training.averaging import averaged, averaged_pairs
 from kseg.training.distribution import gathered
+from kseg.training.tensorboard import confusion_counts
 
 
 class SharedValidation(keras.callbacks.Callback):
@@ -23,6 +24,9 @@ class SharedValidation(keras.callbacks.Callback):
         source: source of kseg.data, the validation images of all processes.
         epochs: after which to validate, counted from 1.
         shard: (index, count): the part of this process.
+
+    Attributes:
+        matrix: confusion matrix (see `ConfusionMatrix.matrix`) of the epoch that ended, or None without a validation.
     """
 
     def __init__(self, source, epochs, shard=(0, 1)):
@@ -31,26 +35,34 @@ class SharedValidation(keras.callbacks.Callback):
         self.shard = shard
         index, count = shard
         self.source = data.Subset(source, range(index, len(source.names), count))
+        self.matrix = None
         self._step = None
         self._predict = None
 
     def on_epoch_end(self, epoch, logs=None):
         """Add `val_...` to the logs, which the callbacks after this one get. The average of the weights counts."""
+        self.matrix = None
         if epoch + 1 not in self.epochs:
             return
         with averaged(self.model):
             logs.update({f"val_{name}": value for name, value in self._evaluate().items()})
+        self.matrix = confusion_counts(self.model)
 
     def predict_on_batch(self, images):
-        """Logits float32 [B, H, W, classes] of images [B, H, W, 3], on one device and without the other processes."""
+        """Logits float32 [B, H, W, classes] of images [B, H, W, 3], on one device and without the other processes.
+
+        They are those of the average of the weights, too.
+        """
         if keras.backend.backend() == "tensorflow":
-            return np.asarray(_first(self.model(images, training=False)))
+            with averaged(self.model):
+                return np.asarray(_first(self.model(images, training=False)))
         import jax
 
         if self._predict is None:
             self._predict = jax.jit(lambda *state: _first(self.model.stateless_call(*state, training=False)[0]))
-        trainable, frozen, _ = self._state(device=0)
-        return np.asarray(self._predict(trainable, frozen, images))
+        averages = {id(weight): average for weight, average in averaged_pairs(self.model.optimizer)}
+        weights = [averages.get(id(weight), weight) for weight in self.model.trainable_variables]
+        return np.asarray(self._predict(_on(0, weights), _on(0, self.model.non_trainable_variables), images))
 
     def _evaluate(self):
         self.model.reset_metrics()
@@ -102,7 +114,7 @@ class SharedValidation(keras.callbacks.Callback):
         """The model's variables as they are on one device of this process: three lists of arrays."""
         model = self.model
         parts = (model.trainable_variables, model.non_trainable_variables, model.metrics_variables)
-        return tuple([variable.value.addressable_data(device) for variable in part] for part in parts)
+        return tuple(_on(device, part) for part in parts)
 
     def _total(self, parts):
         """The sum over the devices of this process, then over the processes."""
@@ -110,6 +122,11 @@ class SharedValidation(keras.callbacks.Callback):
         if self.shard[1] > 1:
             total = gathered(total).sum(axis=0, dtype=total.dtype)
         return total
+
+
+def _on(device, variables):
+    """The arrays of variables as they are on one device of this process, on JAX."""
+    return [variable.value.addressable_data(device) for variable in variables]
 
 
 def _first(outputs):

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from tooling import TINY, tool
+from tooling import TINY, read_events, tool
 
 from kseg.errors import InputError
 from kseg.training import Placement, place
@@ -215,6 +215,7 @@ def test_the_craft_of_training_on_two_devices(backend, start, tmp_path):
     [expected], [found] = _numbers(one), _numbers(two)
     assert "Thawing encode" in _log(two[0][1])
     _assert_close(found, expected)
+    _assert_same_pictures(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
@@ -223,6 +224,19 @@ def test_the_craft_of_training_in_two_processes(start, tmp_path):
     expected = _numbers(start(tmp_path / "one", settings=settings))[0]
     found = _numbers(start(tmp_path / "two", "--distribute", "hosts", count=2, settings=settings))
     _assert_same_and_as_alone(found, expected)
+    _assert_same_pictures(tmp_path / "one", tmp_path / "two")
+
+
+def _assert_same_pictures(run, other):
+    """In TensorBoard: the overlays, which are of the average of the weights, and the confusion matrices."""
+    expected, found = (read_events(folder / "logs") for folder in (run, other))
+    pictures = [tag for tag in expected if tag.startswith("overlays/") or tag == "confusion_matrix"]
+    assert len(pictures) == 4
+    for tag in pictures:
+        assert sorted(found[tag]) == [1, 2, 3, 4]
+        for epoch, picture in found[tag].items():
+            # A pixel that is undecided may fall.
+            assert (picture == expected[tag][epoch]).mean() > 0.99, (tag, epoch)
 
 
 @pytest.mark.slow

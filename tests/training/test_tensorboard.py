@@ -1,11 +1,8 @@
 """The event files of a run, read back as TensorBoard reads them."""
 
-import io
-from collections import defaultdict
-
 import numpy as np
 import pytest
-from PIL import Image
+from tooling import read_events
 
 from kseg.training import read_history
 from kseg.training.tensorboard import confusion_picture
@@ -13,26 +10,9 @@ from kseg.training.tensorboard import confusion_picture
 LABELS = ("ground", "disc")
 
 
-def _events(folder):
-    """tag -> {step: value}; pictures as [H, W, 3]."""
-    import tensorflow as tf
-    from tensorflow.core.util import event_pb2
-
-    found = defaultdict(dict)
-    for path in folder.iterdir():
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = event_pb2.Event.FromString(record)
-            for value in event.summary.value:
-                array = tf.make_ndarray(value.tensor)
-                if array.dtype == object:  # width, height, one PNG file
-                    array = np.array(Image.open(io.BytesIO(array[2])))
-                found[value.tag][event.step] = array
-    return found
-
-
 @pytest.fixture(scope="module")
 def events(tiny_run):
-    return _events(tiny_run / "logs")
+    return read_events(tiny_run / "logs")
 
 
 def test_every_number_of_the_history_is_a_curve(events, tiny_run):
@@ -80,7 +60,7 @@ def test_overlays_do_not_wait_for_a_validation(tmp_path):
         callbacks=[LearningCurves(tmp_path, source, pictures=1)],
         verbose=0,
     )
-    events = _events(tmp_path)
+    events = read_events(tmp_path)
     assert sorted(events["overlays/0"]) == [1, 2, 3, 4]
     assert sorted(events["confusion_matrix"]) == [2, 4]
     # Of the validation alone: all 64 pixels of a right, all 64 of b taken for a.
