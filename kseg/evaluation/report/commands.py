@@ -6,8 +6,11 @@ from pathlib import Path
 
 
 def without_folders(text):
-    """A path, or a setting with paths in it (`field=a/b,c/d`), without the folders that lead to them."""
-    return re.sub(r"[^=,:]*/(?=[^=,:/])", "", text)
+    """A path, or a setting with paths in it (`field=a/b,c/d`), without the folders that lead to them.
+
+    But another run's file, `runs/NAME/best.keras`, stays: its folder tells which network was the start.
+    """
+    return re.sub(r"(?<![^=,:])(?!runs/)[^=,:]*/(?=[^=,:/])", "", text)
 
 
 def run_path(path, name):

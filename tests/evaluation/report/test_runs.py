@@ -126,6 +126,10 @@ def test_durations(seconds, text):
             "python tools/train.py fcn --data ../d/pets --out=../x",
             "python tools/train.py fcn --data pets --out=runs/NAME",
         ),
+        (
+            "python tools/train.py fcn --data nuclei --set weights=runs/coarse/best.keras",
+            "python tools/train.py fcn --data nuclei --set weights=runs/coarse/best.keras",
+        ),
         ("python tools/train.py 'a b' --data '/my disk/my pets'", "python tools/train.py 'a b' --data 'my pets'"),
         ('python tools/train.py --data tfds:pets "open', "python tools/train.py --data tfds:pets '\"open'"),
     ],
