@@ -90,7 +90,7 @@ MODELS = (
     ("fcn8s_caffe", _small("FCN8s", fc_units=16, alpha=0.125, alignment="caffe")),
     ("unet", _small("UNet", filters=4, depth=2)),
     ("unet_bilinear", _small("UNet", filters=4, depth=2, upsampling="bilinear", batch_normalization=True, dropout=0.2)),
-    ("unet_vgg16", _small("UNet", filters=2, backbone="vgg16", alpha=0.125)),
+    ("unet_vgg16", _small("UNet", filters=2, backbone="vgg16", alpha=0.125, batch_normalization=True)),
     ("unet_mobilenet_v2", _small("UNet", filters=2, backbone="mobilenet_v2", alpha=0.1)),
 )
 

@@ -51,7 +51,9 @@ def UNet(
             at each halving.
         upsampling: "transpose": learned 2x2 up-convolutions; "bilinear": fixed, followed by a 2x2 convolution. Both
             halve the channels.
-        batch_normalization: normalise between each convolution of U-Net's own and its activation.
+        batch_normalization: normalise between each convolution of U-Net's own and its activation, and the skips of
+            VGG16. (Its features, hundreds at the fine strides and ones at the coarse, are not normalised by
+            themselves: the fine ones would drown the coarse ones for the first thousands of steps.)
         dropout: share that is dropped at the two coarsest strides of the contracting path, 0..1.
         backbone: None, "vgg16" or "mobilenet_v2": a network for classification as contracting path.
         alpha: multiplies the channels of the backbone; published weights exist for VGG16 with 1.0, for MobileNetV2 with
@@ -87,6 +89,10 @@ def UNet(
         x = PadToStride(32 if backbone else 2**depth, name="pad")(x)
     if backbone:
         features = vgg16(x, alpha, before_pool=True) if backbone == "vgg16" else mobilenet_v2(x, alpha)
+        if backbone == "vgg16" and batch_normalization:
+            features = {
+                stride: BatchNormalization(name=f"encode_{stride}_bn")(feature) for stride, feature in features.items()
+            }
     else:
         features = _contract(x, filters, depth, padding, batch_normalization, dropout)
     x = _expand(features, filters, padding, upsampling, batch_normalization)

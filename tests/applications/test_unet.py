@@ -121,3 +121,13 @@ def test_without_top():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         UNet(**{**SMALL, **options})
+
+
+def test_fine_skips_do_not_drown_the_coarse_features():
+    """VGG16's features are hundreds at the fine strides and ones at the coarse; here they are a thousand to one."""
+    model = UNet(classes=2, filters=4, backbone="vgg16", alpha=0.125, batch_normalization=True)
+    model.get_layer("block1_conv2").kernel.assign(1e3 * model.get_layer("block1_conv2").kernel.value)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    joined = keras.Model(model.input, [model.get_layer(f"skip_{stride}").input for stride in (1, 2, 4, 8, 16)])
+    for skip, coarse in joined(images, training=True):
+        assert 0.1 < np.std(skip) / np.std(coarse) < 10
