@@ -95,7 +95,7 @@ MODELS = (
 )
 
 
-def networks(*usual):
+def over_networks(*usual):
     """Parametrizes `build` over MODELS; with names given, the other networks are for the slow tests."""
     return pytest.mark.parametrize(
         "build",

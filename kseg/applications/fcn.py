@@ -6,6 +6,7 @@ from keras import layers, ops
 
 from kseg.applications.backbones import vgg16
 from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
+from kseg.applications.transplant import copy_of
 from kseg.applications.weights import load_vgg16, load_weights
 from kseg.layers import BilinearInitializer, CropLike, PadToStride, Preprocess
 
@@ -251,5 +252,5 @@ def fully_convolutional(classifier, name="fully_convolutional"):
     for layer, copy in pairs:
         # Flattening goes row by row, which is the order of a convolution's kernel: a new shape is all that it takes.
         for weight, target in zip(layer.weights, copy.weights, strict=True):
-            target.assign(np.array(ops.convert_to_numpy(weight)).reshape(target.shape))
+            target.assign(copy_of(weight).reshape(target.shape))
     return keras.Model(inputs, x, name=name)

@@ -47,7 +47,14 @@ def transplant(source, target):
             skipped[layer.name] = f"{shapes[0]} in the source, {shapes[1]} in the target"
             continue
         for theirs, ours in zip(weights, layer.weights, strict=True):
-            # A copy: on JAX, training the one network would use up the array of the other.
-            ours.assign(np.array(ops.convert_to_numpy(theirs)))
+            ours.assign(copy_of(theirs))
         copied.append(layer.name)
     return Transplant(tuple(copied), skipped)
+
+
+def copy_of(variable):
+    """The value of a variable as a NumPy array of its own, to assign to another one.
+
+    On JAX `assign` would let both variables hold one array, which training the one uses up.
+    """
+    return np.array(ops.convert_to_numpy(variable))

@@ -52,8 +52,8 @@ def UNet(
         upsampling: "transpose": learned 2x2 up-convolutions; "bilinear": fixed, followed by a 2x2 convolution. Both
             halve the channels.
         batch_normalization: normalise between each convolution of U-Net's own and its activation, and the skips of
-            VGG16. (Its features, hundreds at the fine strides and ones at the coarse, are not normalised by
-            themselves: the fine ones would drown the coarse ones for the first thousands of steps.)
+            VGG16. (Its features are not normalised by themselves, and deviate by hundreds at the fine strides and by
+            ones at the coarse, which would be drowned.)
         dropout: share that is dropped at the two coarsest strides of the contracting path, 0..1.
         backbone: None, "vgg16" or "mobilenet_v2": a network for classification as contracting path.
         alpha: multiplies the channels of the backbone; published weights exist for VGG16 with 1.0, for MobileNetV2 with

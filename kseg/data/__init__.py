@@ -14,7 +14,6 @@ _HOMES = {
     "Source": "sources",
     "FileSource": "sources",
     "Subset": "sources",
-    "Joined": "sources",
     "join": "sources",
     "arrays": "sources",
     "spread": "sources",

@@ -154,7 +154,39 @@ class FileSource(Source):
         return image_size(self._images[index])
 
 
-class Subset(Source):
+class _View(Source):
+    """Samples of other sources; a subclass says with `_find` whose sample `index` is, and which."""
+
+    def _find(self, index):
+        """(source, index in it)."""
+        raise NotImplementedError
+
+    def load_image(self, index):
+        source, index = self._find(index)
+        return source.load_image(index)
+
+    def load_label(self, index):
+        source, index = self._find(index)
+        return source.load_label(index)
+
+    def load(self, index):
+        source, index = self._find(index)
+        return source.load(index)
+
+    def files(self, index):
+        source, index = self._find(index)
+        return source.files(index)
+
+    def fingerprint(self, index):
+        source, index = self._find(index)
+        return source.fingerprint(index)
+
+    def size(self, index):
+        source, index = self._find(index)
+        return source.size(index)
+
+
+class Subset(_View):
     """Some samples of another source, in the given order.
 
     Args:
@@ -168,14 +200,8 @@ class Subset(Source):
         self._source = source
         self._indices = tuple(int(i) for i in indices)
 
-    def load_image(self, index):
-        return self._source.load_image(self._indices[index])
-
-    def load_label(self, index):
-        return self._source.load_label(self._indices[index])
-
-    def load(self, index):
-        return self._source.load(self._indices[index])
+    def _find(self, index):
+        return self._source, self._indices[index]
 
     def read(self, index):
         tf = tensorflow()
@@ -185,17 +211,8 @@ class Subset(Source):
         tf = tensorflow()
         return self._source.open(tf.gather(tf.constant(self._indices, tf.int64), index))
 
-    def files(self, index):
-        return self._source.files(self._indices[index])
 
-    def fingerprint(self, index):
-        return self._source.fingerprint(self._indices[index])
-
-    def size(self, index):
-        return self._source.size(self._indices[index])
-
-
-class Joined(Source):
+class Joined(_View):
     """The samples of several sources, one source after the other.
 
     Args:
@@ -217,18 +234,6 @@ class Joined(Source):
         place = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._sources[place], index - int(self._starts[place])
 
-    def load_image(self, index):
-        source, index = self._find(index)
-        return source.load_image(index)
-
-    def load_label(self, index):
-        source, index = self._find(index)
-        return source.load_label(index)
-
-    def load(self, index):
-        source, index = self._find(index)
-        return source.load(index)
-
     def read(self, index):
         tf = tensorflow()
         place = tf.searchsorted(tf.constant(self._starts), [index], side="right")[0] - 1
@@ -237,18 +242,6 @@ class Joined(Source):
             for source, start in zip(self._sources, self._starts[:-1], strict=True)
         ]
         return tf.switch_case(place, branches)
-
-    def files(self, index):
-        source, index = self._find(index)
-        return source.files(index)
-
-    def fingerprint(self, index):
-        source, index = self._find(index)
-        return source.fingerprint(index)
-
-    def size(self, index):
-        source, index = self._find(index)
-        return source.size(index)
 
 
 def join(sources):

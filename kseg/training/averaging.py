@@ -3,8 +3,8 @@
 from contextlib import contextmanager
 
 import keras
-import numpy as np
-from keras import ops
+
+from kseg.applications.transplant import copy_of
 
 
 def averaged_pairs(optimizer):
@@ -20,19 +20,14 @@ def averaged_pairs(optimizer):
 def averaged(model):
     """While it lasts, a compiled model has the moving average of its weights, where its optimizer keeps one."""
     pairs = averaged_pairs(model.optimizer)
-    own = [np.array(ops.convert_to_numpy(weight)) for weight, _ in pairs]
+    own = [copy_of(weight) for weight, _ in pairs]
     for weight, average in pairs:
-        assign_copy(weight, average)
+        weight.assign(copy_of(average))
     try:
         yield
     finally:
         for (weight, _), value in zip(pairs, own, strict=True):
             weight.assign(value)
-
-
-def assign_copy(variable, other):
-    """Give a variable the value of another. On JAX `assign` would let both hold one array, which a step uses up."""
-    variable.assign(np.array(ops.convert_to_numpy(other)))
 
 
 class AveragedWeights(keras.callbacks.Callback):

@@ -3,14 +3,16 @@
 import keras
 from keras import ops
 
+from kseg.applications.transplant import copy_of
 from kseg.errors import InputError
-from kseg.training.averaging import assign_copy, averaged_pairs
+from kseg.training.averaging import averaged_pairs
 
 
 class _LayerRates:
     """Gives layers a share of the learning rate, by how their names begin; of several beginnings the longest counts.
 
-    Before a Keras optimizer in the list of bases. Weight decay that is decoupled keeps the whole rate.
+    Before a Keras optimizer in the list of bases. Weight decay that is decoupled keeps the whole rate. It also clips
+    and averages as a run in several parts, on several devices, needs it.
     """
 
     def __init__(self, *args, layer_rates=None, **kwargs):
@@ -144,10 +146,10 @@ def carry_over(old, new):
     known = {_own_path(variable): variable for variable in old.variables}
     for variable in new.variables:
         if _own_path(variable) in known:
-            assign_copy(variable, known[_own_path(variable)])
+            variable.assign(copy_of(known[_own_path(variable)]))
     for weight, average in averaged_pairs(new):
         if _own_path(average) not in known:
-            assign_copy(average, weight)
+            average.assign(copy_of(weight))
 
 
 def _own_path(variable):

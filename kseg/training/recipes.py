@@ -1,7 +1,7 @@
 """The recipes: functions, each of which returns one `Recipe`.
 
-A recipe's docstring states the command, the time it took and the score it reached, so that a change which makes
-it worse can be seen.
+A docstring states the command and the score it reached, so that a change which makes it worse can be seen; what else
+was run is in exported/RESULTS.md.
 """
 
 from dataclasses import replace

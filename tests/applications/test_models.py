@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import MODELS, ROOT, networks
+from conftest import MODELS, ROOT, over_networks
 
 # TensorFlow's variables with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 CLASSES = 3
 
-every_model = networks()
+every_model = over_networks()
 
 
 def images_of(height, width, channels=3, batch=1):

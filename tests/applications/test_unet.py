@@ -124,7 +124,7 @@ def test_bad_arguments(options, message):
 
 
 def test_fine_skips_do_not_drown_the_coarse_features():
-    """VGG16's features are hundreds at the fine strides and ones at the coarse; here they are a thousand to one."""
+    """VGG16's features are hundreds at the fine strides and ones at the coarse; here the finest are larger still."""
     model = UNet(classes=2, filters=4, backbone="vgg16", alpha=0.125, batch_normalization=True)
     model.get_layer("block1_conv2").kernel.assign(1e3 * model.get_layer("block1_conv2").kernel.value)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)

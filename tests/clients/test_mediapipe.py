@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, networks
+from conftest import ROOT, over_networks
 from PIL import Image
 from segment import CANNOT_RUN, REFUSED
 from tooling import tool
@@ -134,7 +134,7 @@ def test_nuclei(trained, mediapipe, tmp_path, precision, input_dtype, output):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@networks()
+@over_networks()
 def test_every_network(mediapipe, tmp_path, build, precision):
     import keras
 

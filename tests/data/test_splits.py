@@ -57,12 +57,9 @@ def test_the_samples_of_a_split(split, names):
 
 
 def test_parts_make_up_the_whole():
-    for share in range(101):
-        both = [
-            open_split(split, _open_arrays).names if 0 < round(6 * share / 100) < 6 else ()
-            for split in (f"train[:{share}%]", f"train[{share}%:]")
-        ]
-        assert sum(both, ()) in ((), _open_arrays("train").names)
+    for share in range(9, 92):  # one sample at least on either side
+        first, second = (open_split(split, _open_arrays).names for split in (f"train[:{share}%]", f"train[{share}%:]"))
+        assert first + second == _open_arrays("train").names
 
 
 @pytest.mark.parametrize(

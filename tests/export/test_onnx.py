@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import networks
+from conftest import over_networks
 
 from kseg.errors import CheckError, InputError
 from kseg.export import ConversionError
@@ -83,7 +83,7 @@ def _shape(entry):
 # ---- all networks
 
 
-@networks()
+@over_networks()
 def test_fixed_size(tmp_path, build):
     network, path = lower(_filled(build), ODD), tmp_path / "net.onnx"
     assert write_onnx(network, path, metadata={"network": network.name}) == [path]
@@ -105,7 +105,7 @@ def test_fixed_size(tmp_path, build):
     assert _error(_run(path, picture), _keras(network, picture)) < 1e-5
 
 
-@networks("fcn8s", "unet_bilinear")
+@over_networks("fcn8s", "unet_bilinear")
 def test_any_size(tmp_path, build):
     network, path = lower(_filled(build), None, resizable=True), tmp_path / "net.onnx"
     write_onnx(network, path)

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import MODELS, networks
+from conftest import MODELS, over_networks
 
 from kseg.errors import InputError
 from kseg.lowering import PASSES, lower
@@ -105,7 +105,7 @@ def _filled(build, classes=3):
     return network
 
 
-@networks()
+@over_networks()
 def test_every_network_computes_the_same(build):
     network = _filled(build)
     images = _image((67, 99))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from conftest import MODELS, networks
+from conftest import MODELS, over_networks
 from PIL import Image
 
 from kseg import layers
@@ -63,7 +63,7 @@ def _write(model, path):
     assert told["trained_ranges"] == len(found.ranges) > 0
 
 
-@networks("fcn8s", "fcn16s", "unet_bilinear")
+@over_networks("fcn8s", "fcn16s", "unet_bilinear")
 def test_the_file_gives_the_networks_numbers(tmp_path, build):
     network = _filled(build)
     before = [weight.copy() for weight in network.get_weights()]

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from conftest import MODELS, networks
+from conftest import MODELS, over_networks
 from networks import SIZE, filled, lowered, pictures, run
 
 from kseg.export.calibration import Calibration
@@ -35,7 +35,7 @@ def _compare(expected, found):
     return error, (expected.argmax(-1) == found.argmax(-1)).mean()
 
 
-@networks("fcn8s", "unet_bilinear", "unet_mobilenet_v2")
+@over_networks("fcn8s", "unet_bilinear", "unet_mobilenet_v2")
 def test_every_network_in_every_precision(tmp_path, build):
     network = filled(build)
     (image,) = pictures(1, seed=1)
