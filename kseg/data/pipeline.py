@@ -77,14 +77,11 @@ def training_batches(
     read_crop = None
     if transforms is None:
         read_crop, transforms = _changes(source, crop_px, scales, flips, elastic_px, (brightness, contrast, saturation))
-    samples, steps = len(source.names), steps_per_epoch(source, batch)
-
-    def order(epoch):
-        shuffled = tf.random.experimental.stateless_shuffle(tf.range(samples, dtype=tf.int64), tf.stack([seed, epoch]))
-        positions = tf.range(steps * batch, dtype=tf.int64)
-        positions = tf.reshape(tf.reshape(positions, [steps, shard[1], batch // shard[1]])[:, shard[0]], [-1])
-        indices = tf.gather(shuffled, positions % samples)
-        return tf.data.Dataset.from_tensor_slices((indices, positions, tf.fill(positions.shape, epoch)))
+    weigh = partial(
+        border_weights, w0=border_weight, sigma_px=border_sigma_px, background=border_background, ignore=ignore
+    )
+    steps = steps_per_epoch(source, batch)
+    order = partial(_order, samples=len(source.names), steps=steps, batch=batch, seed=seed, shard=shard)
 
     def crop(index, position, epoch):
         key = tf.random.experimental.stateless_fold_in(tf.stack([seed, epoch]), position)
@@ -95,9 +92,6 @@ def training_batches(
         image, label = tf.ensure_shape(tf.cast(image, tf.float32), [*crop_px, 3]), tf.ensure_shape(label, crop_px)
         if not border_weight:
             return image, label
-        weigh = partial(
-            border_weights, w0=border_weight, sigma_px=border_sigma_px, background=border_background, ignore=ignore
-        )
         return image, label, tf.ensure_shape(tf.numpy_function(weigh, [label], tf.float32), crop_px)
 
     # These functions branch by tf.cond; AutoGraph would only search them for Python's `if`.
@@ -110,6 +104,16 @@ def training_batches(
         .apply(tf.data.experimental.assert_cardinality(steps * (epochs - first_epoch)))
     )
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _order(epoch, samples, steps, batch, seed, shard):
+    """What one epoch reads, in its order: a tf.data.Dataset of (index of the sample, position, epoch)."""
+    tf = tensorflow()
+    shuffled = tf.random.experimental.stateless_shuffle(tf.range(samples, dtype=tf.int64), tf.stack([seed, epoch]))
+    positions = tf.range(steps * batch, dtype=tf.int64)
+    positions = tf.reshape(tf.reshape(positions, [steps, shard[1], batch // shard[1]])[:, shard[0]], [-1])
+    indices = tf.gather(shuffled, positions % samples)
+    return tf.data.Dataset.from_tensor_slices((indices, positions, tf.fill(positions.shape, epoch)))
 
 
 def _changes(source, crop_px, scales, flips, elastic_px, colour):
