@@ -51,6 +51,8 @@ class LabelSet:
             )
         if self.masks not in ("index", "colour"):
             raise InputError(f'`masks` must be "index" or "colour". Received: {self.masks!r}')
+        if self.masks == "colour" and len(set(self.colours)) < len(self.colours):
+            raise InputError("in colour masks each class needs a colour of its own, but two classes share one")
 
     def __len__(self):
         """The number of classes."""

@@ -111,3 +111,9 @@ def test_a_table_for_palettes():
 def test_the_other_kind_of_masks():
     assert LABELS.with_masks("colour").masks == "colour"
     assert LABELS.masks == "index"
+
+
+def test_colour_masks_need_a_colour_for_each_class():
+    twins = LabelSet(("a", "b"), ((1, 2, 3), (1, 2, 3)))
+    with pytest.raises(InputError, match="two classes share one"):
+        twins.with_masks("colour")

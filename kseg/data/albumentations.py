@@ -37,6 +37,7 @@ class Albumentations:
         if ignore is not None:
             _check_fills(compose, ignore)
         self._compose = compose
+        self._fill = ignore or 0
         self._own = threading.local()
         # Copying reads the state of the original, and a Compose is not safe for two threads.
         self._copying = threading.Lock()
@@ -65,7 +66,7 @@ class Albumentations:
         compose = self._own.compose
         compose.set_random_seed(int(key))
         # OpenCV does not warp int32.
-        narrow = label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16)
+        narrow = label.astype(np.uint8 if label.max(initial=self._fill) < 256 else np.uint16)
         done = compose(image=image, mask=narrow)
         image, mask = np.asarray(done["image"]), np.asarray(done["mask"])
         if image.ndim != 3 or image.shape[2] != 3 or mask.shape != image.shape[:2]:

@@ -8,13 +8,14 @@ file cannot be told from a good one, because libjpeg goes on and only fills the 
 """
 
 import io
+import re
 import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
-from kseg.data.headers import grey_png_depth, orientation
+from kseg.data.headers import orientation
 from kseg.errors import InputError
 
 # What Pillow's decoders raise for damaged files; none of them names the file.
@@ -29,6 +30,8 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# A grey or RGB picture of the PNM family: signature, width, height, greatest value; comments may lie between.
+_PGM = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d+)\s")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,7 +81,8 @@ def read_mask(path, labels, contents=None):
     Returns:
         (int32 [H, W] class indices, number of pixels whose colour was not exactly one of the label set's).
     Raises:
-        InputError: no such file, damaged, a JPEG of indices, or colours where indices are wanted. Names the file.
+        InputError: no such file, damaged, a JPEG of indices, colours where indices are wanted, or a file whose
+            indices Pillow changes, such as a TIFF in which 0 is white. Names the file.
     """
     image, _ = _decode(path, contents)
     if labels.masks == "colour":
@@ -127,6 +131,7 @@ def _decode(path, contents):
 
 def _indices(image, path, contents):
     """Pillow image of indices -> int32 [H, W]."""
+    bits = _stored_bits(image, path, contents)
     if image.mode == "LA":
         image = image.getchannel("L")
     if image.mode == "PA":
@@ -139,8 +144,30 @@ def _indices(image, path, contents):
         pixels = pixels[..., 0]
     if pixels.ndim != 2 or image.mode in ("F", "YCbCr", "CMYK", "LAB", "HSV"):
         raise InputError(f"{path}: a mask of indices must be grey or with a palette. Received: {image.mode}")
-    pixels = pixels.astype(np.int32)
-    if image.mode == "L" and image.format == "PNG" and (depth := grey_png_depth(path, contents)) < 8:
+    if image.mode == "L" and bits < 8:
         # Pillow stretches 2 and 4 bits to 0..255, as a picture needs and a mask does not.
-        pixels //= 255 // (2**depth - 1)
-    return pixels
+        pixels = pixels // (255 // (2**bits - 1))
+    return pixels.astype(np.int32)
+
+
+def _stored_bits(image, path, contents):
+    """Bits a channel of a mask in its file. Raises InputError where Pillow's pixels no longer tell the indices."""
+    with open(path, "rb") if contents is None else io.BytesIO(contents) as file:
+        start = file.read(1024)
+    bits, change = 8, None
+    if image.format == "PNG":
+        bits = start[24]
+    elif image.format == "TIFF":
+        bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))[0]
+        if image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+            change = "0 is white in it"
+    elif image.format == "PPM":
+        header = _PGM.match(start)
+        bits = {b"255": 8, b"65535": 16}.get(header and header[1])
+        if bits is None:
+            change = "its values are stretched"
+    if bits == 16 and len(image.getbands()) > 1:
+        change = "of 16 bits a channel 8 are read"
+    if change:
+        raise InputError(f"{path}: decoding would change its indices ({change}); save masks as PNG, 8 or 16 bits grey")
+    return bits

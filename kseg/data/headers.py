@@ -4,7 +4,6 @@ tf.io turns palette indices into grey, ignores EXIF orientation and transparency
 through Pillow; the common ones, which tf.io decodes to the very same pixels, take the faster way.
 """
 
-import io
 import struct
 
 from PIL import Image
@@ -42,14 +41,6 @@ def mask_route(path):
     except (OSError, struct.error):
         pass
     return PILLOW
-
-
-def grey_png_depth(path, contents=None):
-    """Bits a pixel of a grey PNG, given by its path or its bytes; 8 for every other file."""
-    with open(path, "rb") if contents is None else io.BytesIO(contents) as file:
-        start = file.read(26)
-    is_grey_png = start[:8] == _PNG_SIGNATURE and start[25:26] == b"\0"
-    return start[24] if is_grey_png else 8
 
 
 def orientation(exif):

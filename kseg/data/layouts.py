@@ -149,11 +149,13 @@ def _by_stem(folder, suffixes):
     """File name without suffix -> path, for the files of these kinds.
 
     Raises:
-        InputError: two files differ in the suffix only.
+        InputError: two files differ in the suffix only, or the name of one is no text (not UTF-8).
     """
     found = defaultdict(list)
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            if path.name.encode(errors="ignore").decode() != path.name:
+                raise InputError(f"{folder}: holds a file whose name is not UTF-8: {path.name!a}; rename it")
             found[path.stem].append(path)
     twice = sorted(sorted(path.name for path in paths) for paths in found.values() if len(paths) > 1)
     if twice:

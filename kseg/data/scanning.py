@@ -110,17 +110,26 @@ def checked(source, skip_bad=False, log=print):
 
 @contextmanager
 def naming_bad_files(source):
-    """Around training: when TensorFlow fails on a file that changed since the scan, say which.
+    """Around training and evaluation: when they fail on a file that is bad, or changed since the scan, say which.
 
-    TensorFlow's decoders do not name the file. On their errors the source is scanned again.
+    Neither TensorFlow's decoders name the file, nor the metrics that meet an index outside the label set. On their
+    errors the source is scanned again.
 
     Raises:
-        InputError: instead of the tf.errors.OpError, if the scan finds a problem.
+        InputError: instead of the tf.errors.OpError or ValueError, if the scan finds a problem.
     """
     errors = tensorflow().errors
     try:
         yield
-    except (errors.InvalidArgumentError, errors.NotFoundError, errors.UnknownError, errors.DataLossError) as error:
+    except InputError:
+        raise
+    except (
+        ValueError,
+        errors.InvalidArgumentError,
+        errors.NotFoundError,
+        errors.UnknownError,
+        errors.DataLossError,
+    ) as error:
         problems = scan(source, progress=False).problems
         if not problems:
             raise

@@ -115,8 +115,8 @@ def write_shards(source, folder, split, shards, progress=iter):
     Returns:
         Path of the index.
     Raises:
-        InputError: the split is there already or its name would mean a part or a sum, the labels differ, a file is
-            missing, a source without files, or no space is left.
+        InputError: the split is there already or its name would mean a part or a sum, the folder holds images, the
+            labels differ, a file is missing, a source without files, or no space is left.
         ValueError: `shards` is not in 1 .. number of samples.
     """
     folder, count, split = Path(folder), len(source), split or "all"
@@ -153,6 +153,8 @@ def _prepare(source, folder, split):
     """Make the folder with labels.json, or refuse it."""
     if set(split) & set("[]+/"):
         raise InputError(f"shards cannot have the name {split!r}; choose a plain one, such as train (--name)")
+    if any((folder / name).is_dir() for name in ("images", "JPEGImages")):
+        raise InputError(f"{folder}: holds images, which shards beside them would hide; choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

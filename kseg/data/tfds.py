@@ -77,6 +77,7 @@ class TFDS(Source):
         self.labels = labels or known.labels or _named_labels(features[self._mask_key], builder.name)
         self._offset = known.offset if offset is None else offset
         self._samples = _samples(builder, split, download)
+        self._version = f"{builder.info.full_name} {builder.data_dir}"
         self._where = f"tfds:{builder.name} {split}"
         width = len(str(len(self._samples)))
         self.names = tuple(f"{i:0{width}d}" for i in range(len(self._samples)))
@@ -99,7 +100,7 @@ class TFDS(Source):
         return f"{sample} {self._image_key}", f"{sample} {self._mask_key}"
 
     def fingerprint(self, index):
-        return f"{self.files(index)} {self._offset} {self.labels.ignore}"
+        return f"{self._version} {self.files(index)} {self._offset} {self.labels.ignore}"
 
     def _label(self, sample):
         mask = np.asarray(sample[self._mask_key])

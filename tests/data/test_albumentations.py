@@ -44,6 +44,12 @@ def test_the_seed_alone_decides_with_one_thread_and_with_four():
     assert len({image.tobytes() for image, _ in alone}) > 40
 
 
+def test_an_ignore_index_of_16_bits():
+    compose = albumentations.Compose([albumentations.PadIfNeeded(50, 60, border_mode=0, fill_mask=65535)])
+    _, label = data.Albumentations(compose, ignore=65535).apply(IMAGE, LABEL, 3)
+    assert set(np.unique(label)) == {*np.unique(LABEL), 65535}
+
+
 def test_in_the_training_stream(tmp_path):
     source = data.open_source(dataset(tmp_path), "train")
     transform = data.Albumentations(albumentations.Compose([albumentations.RandomCrop(16, 16)]), ignore=255)

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from handmade import dataset, indices, picture, save
+from handmade import LABELS, dataset, indices, picture, save
 
 from kseg import data
 from kseg.errors import InputError
@@ -51,6 +51,12 @@ def test_a_changed_file_is_decoded_again(source, tmp_path):
     save(tmp_path / "set" / "masks" / "train" / "a.png", mask)
     save(tmp_path / "set" / "images" / "train" / "a.jpg", picture(24, 30, seed=9), quality=90)
     np.testing.assert_array_equal(kept.load(0)[1], mask)
+
+
+def test_other_arrays_of_the_same_name(tmp_path):
+    for shade in (10, 200):
+        source = data.arrays([np.full((4, 5, 3), shade, np.uint8)], [np.zeros((4, 5), int)], LABELS)
+        assert data.cached(source, tmp_path / "cache").load(0)[0].max() == shade
 
 
 def test_a_damaged_cache_file_is_written_anew(source, tmp_path):

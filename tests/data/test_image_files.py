@@ -1,10 +1,12 @@
 """Every kind of image and mask file, read by Pillow and inside tf.data, to the same pixels."""
 
+import struct
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from handmade import LABELS, cut, encoded, exif, indices, picture, png, save
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from kseg.data.files import image_size, read_image, read_mask
 from kseg.data.headers import GREY, JPEG, PILLOW, PNG, image_route, mask_route
@@ -144,6 +146,54 @@ def test_sixteen_bit_masks(tmp_path):
     mask = np.array([[0, 1], [2, 65535]], np.uint16)
     path = save(tmp_path / "mask.png", mask)
     np.testing.assert_array_equal(read_mask(path, labels)[0], mask)
+
+
+def _tiff(path, mask, **tags):
+    Image.fromarray(mask).save(path, tiffinfo={getattr(ExifTags.Base, name): value for name, value in tags.items()})
+
+
+def _ppm(magic, values, greatest):
+    return b"%s # a comment\n2 2\n%d\n%s" % (magic, greatest, bytes(values))
+
+
+CHANGED = {
+    "colour of 16 bits": ("png", lambda p: p.write_bytes(png(16, 2, [b"\0\1" * 3 + b"\0\2" * 3], 2))),
+    "grey of 16 bits with alpha": ("png", lambda p: p.write_bytes(png(16, 4, [b"\0\1\xff\xff" * 2], 2))),
+    "values up to 1": ("pgm", lambda p: p.write_bytes(_ppm(b"P5", (0, 1, 1, 0), 1))),
+    "values up to 20": ("pgm", lambda p: p.write_bytes(_ppm(b"P5", (0, 1, 2, 20), 20))),
+    "black is 1": ("pgm", lambda p: p.write_bytes(b"P4\n2 2\n\x40\x80")),
+    "0 is white": ("tif", lambda p: _tiff(p, indices(4, 4), PhotometricInterpretation=0)),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_masks_whose_indices_would_change_are_refused(kind, tmp_path):
+    suffix, write = CHANGED[kind]
+    path = tmp_path / f"mask.{suffix}"
+    write(path)
+    with pytest.raises(InputError, match=rf"mask\.{suffix}: decoding would change its indices .*save masks as PNG"):
+        read_mask(path, LABELS)
+
+
+def test_masks_of_other_formats(tmp_path):
+    mask = indices(5, 6)
+    for name in ("mask.tif", "mask.pgm", "mask.bmp"):
+        np.testing.assert_array_equal(read_mask(save(tmp_path / name, mask), LABELS)[0], mask)
+    wide = mask.astype(np.uint16) * 300
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "wide.tif", wide), LABELS)[0], wide)
+    (tmp_path / "wide.pgm").write_bytes(b"P5 6 5 65535\n" + wide.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_mask(tmp_path / "wide.pgm", LABELS)[0], wide)
+    Image.fromarray(mask == 1).save(tmp_path / "bits.tif")
+    np.testing.assert_array_equal(read_mask(tmp_path / "bits.tif", LABELS)[0], mask == 1)
+
+
+@pytest.mark.parametrize(("bits", "packed"), [(2, b"\x1b"), (4, b"\x01\x23")])
+def test_narrow_tiff_masks_are_not_stretched(bits, packed, tmp_path):
+    tags = [(256, 4), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "mask.tif").write_bytes(struct.pack("<2sHI", b"II", 42, 16) + packed.ljust(8, b"\0") + directory)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif", LABELS)[0], [[0, 1, 2, 3]])
 
 
 def test_mask_with_three_equal_channels(tmp_path):

@@ -1,5 +1,8 @@
 """Folders, VOC trees, arrays and what is typed on a command line."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 from handmade import LABELS, dataset, indices, picture, save
@@ -68,6 +71,15 @@ def test_two_images_of_one_name(tmp_path):
     dataset(tmp_path)
     save(tmp_path / "images" / "train" / "a.png", picture(5, 5))
     with pytest.raises(InputError, match=r"suffix only: a\.jpg, a\.png"):
+        data.open_source(tmp_path, "train")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text(tmp_path):
+    dataset(tmp_path)
+    folder = os.fsencode(tmp_path / "images" / "train")
+    os.rename(folder + b"/a.jpg", folder + b"/a\xff.jpg")
+    with pytest.raises(InputError, match=r"name is not UTF-8: 'a\\udcff\.jpg'; rename it"):
         data.open_source(tmp_path, "train")
 
 

@@ -101,6 +101,16 @@ def test_a_file_that_breaks_after_the_scan_is_named(tmp_path):
         list(data.evaluation_batches(source))
 
 
+def test_an_index_that_metrics_refuse_is_named(tmp_path):
+    dataset(tmp_path, ("a", "b"))
+    source = data.open_source(tmp_path, "train")
+    save(tmp_path / "masks" / "train" / "b.png", np.full((24, 30), 7, np.uint8))
+    with pytest.raises(InputError, match=r"b\.png: index 7 \(720 pixels\) outside"), data.naming_bad_files(source):
+        raise ValueError("`labels` must be 0..2")
+    with pytest.raises(InputError, match="as it was"), data.naming_bad_files(source):
+        raise InputError("as it was")
+
+
 def test_other_errors_of_tensorflow_stay_as_they_are(tmp_path):
     source = data.open_source(dataset(tmp_path, ("a",)), "train")
     with pytest.raises(tf.errors.InvalidArgumentError), data.naming_bad_files(source):

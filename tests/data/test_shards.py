@@ -111,6 +111,12 @@ def test_nothing_is_overwritten_and_labels_must_agree(files, folder):
     assert len(data.open_source(folder, "val")) == len(NAMES)
 
 
+def test_no_shards_beside_the_images_that_they_would_hide(files, tmp_path):
+    with pytest.raises(InputError, match="files: holds images, which shards beside them would hide"):
+        data.write_shards(files, tmp_path / "files", "train", 1)
+    assert data.open_source(tmp_path / "files", "train").names == files.names
+
+
 def test_an_interrupted_run_leaves_no_index_and_no_half_shard(files, tmp_path):
     def until_the_fourth(samples):
         for index in samples:
