@@ -12,6 +12,8 @@ import textwrap
 import threading
 from pathlib import Path
 
+from PIL import Image
+
 from kseg.errors import CheckError, InputError
 from kseg.files import replacing
 from kseg.runtime.chatter import muted
@@ -33,6 +35,8 @@ def command(main):
         # Its sums may differ in their last bits from run to run; who wants the same bits sets this to 0.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        # Pillow's limit of 179 megapixels guards servers; these are the user's own files, and windows bound the memory.
+        Image.MAX_IMAGE_PIXELS = None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -129,6 +133,7 @@ error within a minute; start all again with --resume."""
 def print_scores(scores, title):
     """Print a table of IoU per class and the means on the terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     print(title)
@@ -136,7 +141,7 @@ def print_scores(scores, title):
     table.add_column("class")
     table.add_column("IoU", justify="right")
     for name, value in scores.iou.items():
-        table.add_row(name, "absent" if value is None else f"{value:.4f}")
+        table.add_row(escape(name), "absent" if value is None else f"{value:.4f}")
     table.add_section()
     for name in ("mean_iou", "mean_dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
         table.add_row(name.replace("_", " "), f"{getattr(scores, name):.4f}")
@@ -155,13 +160,14 @@ def print_boundaries(scores, boundary):
 def print_table(headings, rows):
     """Print a table on the terminal: the first column to the left, numbers to the right."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 
@@ -174,17 +180,23 @@ def progress(items, title, total=None):
     return track(items, title, total=total, console=console, disable=not console.is_terminal)
 
 
-def check_folder(path):
-    """For a file that is to be written after long work: raise InputError now if its folder does not exist."""
-    if not Path(path).parent.is_dir():
+def check_file(path):
+    """For a file that is to be written after long work: raise InputError now if that cannot be."""
+    path = Path(path)
+    if not path.parent.is_dir():
         raise InputError(f"{path}: its folder does not exist")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; a file is to be written")
 
 
-def check_output(folder, images):
-    """Before long work: raise InputError if files cannot be written to `folder`, which may be missing, or the number
-    of images is not positive."""
+def check_images(images):
+    """Raise InputError if the number of images that the user wants to be looked at is not positive."""
     if images < 1:
         raise InputError(f"--images must be at least 1. Received: {images}")
+
+
+def check_output(folder):
+    """Before long work: raise InputError if files cannot be written to `folder`, which may be missing."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"{folder}: cannot be written to: {there} is {'read-only' if there.is_dir() else 'a file'}")
@@ -196,6 +208,6 @@ def write_json(value, path):
     Raises:
         InputError: the folder does not exist or the disk is full.
     """
-    check_folder(path)
+    check_file(path)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from kseg import cli
+from kseg.evaluation.scores import summarise
+from kseg.labels import LabelSet
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +39,14 @@ def test_nothing_is_left_behind(tmp_path, told):
     _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (130, "interrupted\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys):
+    labels = LabelSet(("[void]", "[/other]"), ((0, 0, 0), (1, 1, 1)))
+    cli.print_scores(summarise(np.eye(2, dtype=int), labels, 1), "a title")
+    cli.print_table(("layer",), [("[void]",), ("[/other]",)])
+    printed = capsys.readouterr().out
+    assert printed.count("[void]") == printed.count("[/other]") == 2
 
 
 def test_a_tool_prints_nothing_but_its_own_line():

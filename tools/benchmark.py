@@ -36,7 +36,7 @@ def main(argv=None):
         print(text, file=sys.stderr, flush=True)
 
     if args.json:
-        cli.check_folder(args.json)
+        cli.check_file(args.json)
     size_px = tuple(args.size) if args.size else None
     settings = benchmark.Settings(args.threads, args.runs, args.warmup, args.seconds, size_px)
     if args.per_op:

@@ -35,17 +35,19 @@ def main(argv=None):
     from kseg.evaluation import pictures
 
     if args.json:
-        cli.check_folder(args.json)
+        cli.check_file(args.json)
+    if args.pictures:
+        cli.check_output(args.pictures)
     predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     source = data.open_source(args.data, args.split)
     labels = source.labels
     if len(predictor.labels) != len(labels):
         raise InputError(f"{args.model} has {len(predictor.labels)} classes, {args.data} has {len(labels)}")
-    names = iter(source.names)
+    names = iter(pictures.panel_names(source.names))
 
     def on_image(image, label, prediction):
         if args.pictures:
-            pictures.save_panel(image, label, prediction, labels, args.pictures / f"{Path(next(names)).stem}.png")
+            pictures.save_panel(image, label, prediction, labels, args.pictures / f"{next(names)}.png")
 
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
@@ -58,15 +60,15 @@ def main(argv=None):
         if args.boundaries:
             regions = evaluation.evaluate_boundaries(predictor, batches(), labels, args.boundaries)
         scores = evaluation.evaluate(predictor, batches(), labels, on_image)
+    cli.print_scores(scores, f"{args.model} on {args.data} {args.split} ({scores.images} images)")
+    if regions:
+        cli.print_boundaries(regions, args.boundaries)
     if args.json:
         cli.write_json(scores.to_dict() | ({"boundaries": regions.to_dict()} if regions else {}), args.json)
     if args.pictures:
         pictures.save_iou_chart(scores, labels, args.pictures / "iou_per_class.png")
         pictures.save_confusion_chart(scores, labels, args.pictures / "confusion_matrix.png")
         print(f"Pictures: {args.pictures}")
-    cli.print_scores(scores, f"{args.model} on {args.data} {args.split} ({scores.images} images)")
-    if regions:
-        cli.print_boundaries(regions, args.boundaries)
     return 0
 
 

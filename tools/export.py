@@ -50,7 +50,8 @@ def main(argv=None):
     if args.check:
         print("\n".join(export.inspect(args.check, run=True).lines()))
         return 0
-    cli.check_output(args.out, args.images)
+    cli.check_output(args.out)
+    cli.check_images(args.images)
     model, labels = training.load_model(args.model)
     verify = data.open_source(args.verify, args.splits[1])
     pairs = data.spread(verify, args.images)

@@ -1,6 +1,7 @@
 """Label every pixel of your images; any size, any network file."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from kseg import cli
@@ -32,14 +33,12 @@ def main(argv=None):
     from kseg.errors import InputError
     from kseg.evaluation import pictures
 
-    stems = [path.stem for path in args.images]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise InputError(f"images with the same name would overwrite each other's result: {', '.join(twice)}")
+    cli.check_output(args.out)
+    outputs = _outputs(args.images, args.out)
     predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
-    for path in cli.progress(args.images, "Predicting"):
+    for path, (mask_path, overlay_path) in cli.progress(outputs.items(), "Predicting", total=len(outputs)):
         try:
             image = read_image(path)
         except InputError as error:
@@ -47,10 +46,23 @@ def main(argv=None):
             failed += 1
             continue
         mask = predictor.indices(image[None])[0]
-        pictures.save_index_mask(mask, predictor.labels, args.out / f"{path.stem}.png")
-        pictures.save_overlay(image, mask, predictor.labels, args.out / f"{path.stem}_overlay.png", args.opacity)
+        pictures.save_index_mask(mask, predictor.labels, mask_path)
+        pictures.save_overlay(image, mask, predictor.labels, overlay_path, args.opacity)
     print(f"{len(args.images) - failed} of {len(args.images)} images labelled: {args.out}")
     return 2 if failed else 0
+
+
+def _outputs(images, folder):
+    """Image -> (its mask's file, its overlay's file), none of them twice, and none an image that was given."""
+    from kseg.errors import InputError
+
+    outputs = {path: (folder / f"{path.stem}.png", folder / f"{path.stem}_overlay.png") for path in images}
+    files = Counter(file.resolve() for path in images for file in outputs[path])
+    if twice := sorted(file.name for file, times in files.items() if times > 1):
+        raise InputError(f"results of several images would have the same name: {', '.join(twice)}")
+    if given := [str(path) for path in images if path.resolve() in files]:
+        raise InputError(f"{', '.join(given)}: would be overwritten by a result; choose another --out")
+    return outputs
 
 
 if __name__ == "__main__":

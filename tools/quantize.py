@@ -35,7 +35,8 @@ def main(argv=None):
     from kseg.export import budget, scoring, sensitivity
 
     budget.check_budget(args.max_miou_drop, args.target)
-    cli.check_output(args.out, args.images)
+    cli.check_output(args.out)
+    cli.check_images(args.images)
     need("matplotlib", "plots")
     model, labels = training.load_model(args.model)
     source = data.open_source(args.data, args.splits[1])

@@ -39,7 +39,7 @@ def main(argv=None):
 
     page = args.markdown or args.out or (args.runs[0] / "report.html" if len(args.runs) == 1 else Path("report.html"))
     entries = report.read_entries(args.runs)
-    cli.check_folder(page)
+    cli.check_file(page)
     if args.markdown and args.out:
         raise InputError("--out and --markdown are two pages: make them one after the other")
     if args.markdown:

@@ -1,5 +1,8 @@
 """Pictures that show what numbers hide. Panels need only Pillow; charts need matplotlib (extra `plots`)."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -15,11 +18,15 @@ def save_index_mask(mask, labels, path):
     """Write an index mask as a palette PNG: viewers show the colours, `np.array(Image.open(path))` the indices.
 
     Args:
-        mask: integers [H, W], 0..255.
-        labels: LabelSet, for the palette.
+        mask: integers [H, W], 0..65535.
+        labels: LabelSet, for the palette. With more than 256 classes, for which a palette has no room, the PNG is grey
+            with 16 bits.
     """
-    picture = Image.fromarray(np.asarray(mask).astype(np.uint8)).convert("P")
-    picture.putpalette(labels.colour_table().ravel().tolist())
+    if len(labels) > 256:
+        picture = Image.fromarray(np.asarray(mask).astype(np.uint16))
+    else:
+        picture = Image.fromarray(np.asarray(mask).astype(np.uint8)).convert("P")
+        picture.putpalette(labels.colour_table().ravel().tolist())
     with replacing(path) as temporary:
         picture.save(temporary, "PNG")
 
@@ -68,6 +75,13 @@ def panel_tiles(picture):
     lefts = [position * (width + _GAP_PX) for position in range(4)]
     boxes = [(left, _TITLE_PX, left + width, picture.height) for left in lefts]
     return [(title, picture.crop(box)) for title, box in zip(_TITLES, boxes, strict=True)]
+
+
+def panel_names(names):
+    """File names of images -> names for their panels, without suffix and none twice: `train+val` may repeat one."""
+    stems = [Path(name).stem for name in names]
+    times = Counter(stems)
+    return [stem if times[stem] == 1 else f"{stem}_{place}" for place, stem in enumerate(stems)]
 
 
 def save_panel(image, label, prediction, labels, path):

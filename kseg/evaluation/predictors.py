@@ -29,8 +29,10 @@ class KerasPredictor:
     def __init__(self, model, labels):
         self.model = model
         self.labels = labels
-        activation = getattr(model.layers[-1], "activation", None)
-        self.kind = "probabilities" if getattr(activation, "__name__", "") in ("softmax", "sigmoid") else "logits"
+        last = model.layers[-1]
+        activation = getattr(getattr(last, "activation", None), "__name__", "")
+        normalised = isinstance(last, keras.layers.Softmax) or activation in ("softmax", "sigmoid")
+        self.kind = "probabilities" if normalised else "logits"
         # The scores of a street scene of 21 classes are 84 times its classes: these are found where the scores are.
         self._labeller = keras.Model(model.input, _Classes(dtype="float32")(model.output))
         for compiled in (model, self._labeller):
@@ -82,12 +84,18 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
         overlap_px: least overlap of these windows; None: a quarter of the shorter side.
         flips, scales: views of each image to average over, see `kseg.evaluation.Augmented`.
     Raises:
-        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network; or it does not
-            take such windows or scales.
+        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network for RGB images of any
+            size; or it does not take such windows or scales.
     """
     path = Path(path)
     if path.suffix == ".keras":
-        predictor = KerasPredictor(*load_model(path))
+        model, labels = load_model(path)
+        if model.input_shape[1:] != (None, None, 3):
+            raise InputError(
+                f"{path}: takes images of the shape {model.input_shape[1:]}; RGB of any size is wanted: build it with "
+                "input_shape=(None, None, 3)"
+            )
+        predictor = KerasPredictor(model, labels)
     elif path.suffix in (".tflite", ".onnx"):
         predictor = runtime.load(path, threads=threads)
     else:

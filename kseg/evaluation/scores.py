@@ -59,8 +59,7 @@ def evaluate(predictor, batches, labels, on_image=None):
         batches: iterable of (images, label indices int [B, H, W]); tf.data or NumPy.
         labels: LabelSet of the label indices; its `ignore` marks pixels that do not count.
         on_image: called after each image as on_image(image, label, prediction), uint8 [H, W, 3] and int [H, W]
-            twice: for progress and pictures. Pixels that a batch was padded with are cut off where whole rows or
-            columns are ignored at the bottom or right.
+            twice: for progress and pictures. What a batch was padded with comes along.
     Returns:
         Scores.
     Raises:

@@ -112,7 +112,7 @@ def main(argv=None):
 
     settings = benchmark.Settings(args.threads, args.runs, seconds=GROUP_SECONDS)
     if args.out:
-        cli.check_folder(args.out)
+        cli.check_file(args.out)
     peers = sorted(args.peers.glob("*.tflite")) if args.peers else []
     if args.peers and not peers:
         raise InputError(f"{args.peers}: holds no .tflite files")

@@ -92,7 +92,7 @@ def main(argv=None):
     from kseg import data, export, training
 
     if args.out:
-        cli.check_folder(args.out)
+        cli.check_file(args.out)
     model, labels = training.load_model(args.model)
     source = data.open_source(args.data, args.split)
     pairs = {count: data.spread(source, count) for count in {args.images, args.slow_images}}

@@ -71,7 +71,7 @@ def main(argv=None):
     """Start the contestants, let them take turns, print the table; 1 if kseg could not run."""
     args = _arguments(argv)
     if args.out:
-        cli.check_folder(args.out)
+        cli.check_file(args.out)
     contestants = _start(args)
     try:
         for number in range(args.rounds):

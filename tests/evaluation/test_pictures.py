@@ -15,6 +15,16 @@ def test_an_index_mask_shows_colours_and_keeps_indices(tmp_path):
     np.testing.assert_array_equal(np.array(picture.convert("RGB")), LABELS.to_colours(mask))
 
 
+def test_an_index_mask_of_many_classes(tmp_path):
+    mask = np.array([[0, 299, 65535]])
+    pictures.save_index_mask(mask, LabelSet.numbered(300, ignore=65535), tmp_path / "mask.png")
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "mask.png")), mask)
+
+
+def test_panels_of_images_with_one_name():
+    assert pictures.panel_names(["a/0.jpg", "1.jpg", "b/0.png"]) == ["0_0", "1", "0_2"]
+
+
 def test_a_panel_marks_the_errors_and_only_them():
     image = np.full((4, 5, 3), 100, np.uint8)
     label = np.zeros((4, 5), int)

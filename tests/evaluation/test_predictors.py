@@ -64,9 +64,9 @@ def test_scores_that_are_no_numbers_have_no_classes(predictor):
 def test_the_kind_of_scores():
     inputs = keras.Input((None, None, 3))
     scores = keras.layers.Conv2D(3, 1)(inputs)
-    softmax = keras.layers.Activation("softmax")(scores)
     assert KerasPredictor(keras.Model(inputs, scores), LabelSet.numbered(3)).kind == "logits"
-    assert KerasPredictor(keras.Model(inputs, softmax), LabelSet.numbered(3)).kind == "probabilities"
+    for last in (keras.layers.Activation("softmax"), keras.layers.Softmax()):
+        assert KerasPredictor(keras.Model(inputs, last(scores)), LabelSet.numbered(3)).kind == "probabilities"
 
 
 def test_an_unknown_suffix_is_told():

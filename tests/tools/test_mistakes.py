@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from tooling import TINY, tool
 
+from kseg.applications import UNet
 from kseg.labels import LabelSet
+from kseg.training import save_model
 
 
 @pytest.fixture
@@ -127,6 +129,44 @@ def test_predict_goes_on_after_a_bad_image(tiny_run, tiny_data, tmp_path, capsys
     assert "bad.jpg" in captured.err
     assert "1 of 2 images" in captured.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "0_overlay.png"]
+
+
+def test_predict_overwrites_no_picture_that_it_was_given(tiny_run, tmp_path, fails):
+    for name in ("a.png", "a_overlay.png", "a.bmp"):
+        Image.new("RGB", (9, 7), "red").save(tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    message = fails("predict", tiny_run / "best.keras", photo, "--out", tmp_path)
+    assert "a.png: would be overwritten by a result; choose another --out" in message
+    for other in ("a_overlay.png", "a.bmp", "a.png"):
+        message = fails("predict", tiny_run / "best.keras", photo, tmp_path / other, "--out", out)
+        assert "several images would have the same name: a" in message
+    assert "a.png is a file" in fails("predict", tiny_run / "best.keras", tmp_path / "a.bmp", "--out", photo)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_outputs_of_the_wrong_kind_are_told_before_the_evaluation(tiny_run, tiny_data, tmp_path, fails):
+    (tmp_path / "taken").touch()
+    given = ("evaluate", "no.keras", "--data", tiny_data)
+    assert "is a folder; a file is to be written" in fails(*given, "--json", tmp_path)
+    assert "taken is a file" in fails(*given, "--pictures", tmp_path / "taken")
+    assert "is a folder" in fails("report", tiny_run, "--out", tmp_path)
+
+
+def test_a_mask_that_evaluation_cannot_count_is_named(tiny_run, data, fails):
+    path = data / "masks/val/1.png"
+    with Image.open(path) as mask:
+        Image.fromarray(np.full_like(np.array(mask), 7)).save(path)
+    assert "1.png: index 7 (" in fails("evaluate", tiny_run / "best.keras", "--data", data)
+
+
+@pytest.mark.parametrize("shape", [(None, None, 1), (None, None, 4), (64, 64, 3)])
+def test_networks_for_other_images(shape, tiny_data, tmp_path, fails):
+    network = UNet(input_shape=shape, classes=2, filters=4, depth=2)
+    save_model(network, tmp_path / "other.keras", LabelSet.numbered(2))
+    message = fails("predict", tmp_path / "other.keras", tiny_data / "images/val/0.png", "--out", tmp_path / "out")
+    assert "other.keras: takes images of the shape" in message
+    assert "input_shape=(None, None, 3)" in message
 
 
 def test_int8_needs_calibration(tiny_run, tmp_path, fails):
