@@ -7,7 +7,8 @@ The rule for absent classes, everywhere: a class with no true pixel and no predi
 left out of the means. A class with predicted but no true pixels has IoU and Dice 0, which counts in their means, and
 no accuracy (0/0), so it is left out of the mean accuracy. Without any valid pixel every number is NaN.
 
-What fails loudly: a label that is neither a class nor `ignore`, and a prediction that is no class. The NumPy
+What fails loudly: a label that is neither a class nor `ignore`, a prediction that is no class, and in the graph
+scores that are not finite. The NumPy
 functions raise; a graph cannot, so there every score becomes NaN, and `matrix()` raises.
 """
 
@@ -156,7 +157,8 @@ class ConfusionMatrix(keras.metrics.Metric):
         self.counts.assign(ops.stack([low % _BASE, self.counts[1] + low // _BASE]))
 
     def result(self):
-        """dict of float32 scalars, see the class; all NaN before the first valid pixel and after a wrong label."""
+        """dict of float32 scalars, see the class; all NaN before the first valid pixel, after a wrong label and
+        after scores that are not finite."""
         values = self._scores()
         iou = values.pop("iou")
         if self.names is not None:
@@ -167,7 +169,7 @@ class ConfusionMatrix(keras.metrics.Metric):
         """int64 NumPy [classes, classes]: the exact counts so far; rows are the truth, columns the prediction.
 
         Raises:
-            ValueError: a label was neither a class nor `ignore`, or a prediction was no class.
+            ValueError: a label was neither a class nor `ignore`, or a prediction was no class (or not finite).
         """
         low, high = ops.convert_to_numpy(self.counts).astype(np.int64)
         total = low + high * _BASE
@@ -187,7 +189,9 @@ class ConfusionMatrix(keras.metrics.Metric):
         # int32 [B, H, W]
         by_class = len(predictions.shape) == 4 and "float" in keras.backend.standardize_dtype(predictions.dtype)
         if by_class and predictions.shape[-1] == self.classes:
-            indices = first_largest(predictions)
+            # The greatest of scores that are not finite would be a class like any other: -1 is none.
+            finite = ops.all(ops.isfinite(predictions), axis=-1)
+            indices = ops.where(finite, first_largest(predictions), -1)
         elif not by_class and "int" in keras.backend.standardize_dtype(predictions.dtype):
             indices = ops.cast(_without_channel(predictions), "int32")
         else:

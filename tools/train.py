@@ -27,9 +27,8 @@ def _arguments(argv):
     parser.add_argument(
         "--splits",
         nargs=2,
-        default=("train", "val"),
         metavar=("TRAIN", "VAL"),
-        help="default: train val; parts as in TensorFlow Datasets: 'all[:80%%]' 'all[80%%:]'",
+        help="default: train val (--resume: those of RUN); parts as in TensorFlow Datasets: 'all[:80%%]' 'all[80%%:]'",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
@@ -57,33 +56,33 @@ def main(argv=None):
     if args.seeds and args.distribute == "hosts":
         raise InputError("--seeds does not go with --distribute hosts: start a run for each seed (--set seed=1)")
     runs = training.plan(recipe, args.out, args.seeds, args.resume, args.set, placement.is_chief)
-    sources = [data.checked(data.open_source(args.data, split), args.skip_bad) for split in args.splits]
+    begun = training.begun(runs, args.recipe)
+    splits = args.splits or begun.get("splits", ["train", "val"])
+    sources = [data.checked(data.open_source(args.data, split), args.skip_bad) for split in splits]
     if placement.is_chief and (known := data.shared(*sources)):
         print(f"{known} of the {len(sources[1])} validation images are trained on: scores say little about new images")
     if args.boundaries:
         check_boundary(args.boundaries, sources[1].labels)
+    about = {"command": cli.command_line("train", argv), "recipe": args.recipe, "data": args.data, "splits": splits}
     for run in runs:
-        about = {"command": cli.command_line("train", argv), "data": args.data, "splits": list(args.splits)}
-        if not training.is_trained(run):  # a run that was killed while it was scored
+        if not training.is_trained(run, *sources):  # a run that was killed while it was scored
             training.train(run.recipe, *sources, run.folder, run.resume, about=about, placement=placement)
         if placement.is_chief:
-            _score(run.folder, sources[1], args)
+            _score(run.folder, sources[1], splits[1], args.boundaries)
     if placement.is_chief:
         print(f"Report: python tools/report.py {args.out}")
-        print(
-            f"Next: python tools/predict.py {runs[-1].folder / 'best.keras'} YOUR_IMAGE --out {args.out / 'pictures'}"
-        )
+        print(f"Next: python tools/predict.py {runs[-1].folder}/best.keras YOUR_IMAGE --out {args.out}/pictures")
     return 0
 
 
-def _score(folder, source, args):
+def _score(folder, source, split, boundaries):
     from kseg import evaluation
     from kseg.evaluation.record import record
 
     predictor = evaluation.load_predictor(folder / "best.keras")
     show = functools.partial(cli.progress, title="Evaluating", total=len(source.names))
-    scores = record(folder, predictor, source, show, args.boundaries)
-    cli.print_scores(scores, f"{folder / 'best.keras'} on {args.splits[1]} ({scores.images} images)")
+    scores = record(folder, predictor, source, show, boundaries)
+    cli.print_scores(scores, f"{folder / 'best.keras'} on {split} ({scores.images} images)")
 
 
 if __name__ == "__main__":

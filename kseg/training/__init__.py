@@ -2,7 +2,7 @@
 
 from kseg.training.checkpoint import load_model, save_model
 from kseg.training.distribution import KINDS, Placement, place
-from kseg.training.plan import Planned, check_new_folder, is_trained, plan, resume_recipe
+from kseg.training.plan import Planned, begun, check_new_folder, is_trained, plan, resume_recipe
 from kseg.training.recipe import Recipe, change
 from kseg.training.recipes import RECIPES, find_recipe
 from kseg.training.run import Run, read_history, train
@@ -16,6 +16,7 @@ __all__ = [
     "Planned",
     "Recipe",
     "Run",
+    "begun",
     "change",
     "check_new_folder",
     "deeply_supervised",

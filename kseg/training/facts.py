@@ -1,5 +1,6 @@
 """What a run is to be judged by beside its scores: the command, the versions, the machine."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def facts(precision, parameters, about):
     Args:
         precision: name of the dtype policy.
         parameters: number of the network's weights.
-        about: dict of what the caller knows: "command", "data", "splits".
+        about: dict of what the caller knows: "command", "recipe", "data", "splits", "images", "samples".
     Returns:
         dict with these and "kseg", "keras", "backend", "machine".
     """
@@ -27,6 +28,12 @@ def facts(precision, parameters, about):
         "precision": precision,
         "parameters": int(parameters),
     }
+
+
+def samples_digest(*sources):
+    """Short text that differs where the samples of these sources do: their names, order, or classes."""
+    text = repr([(source.names, source.labels.to_dict()) for source in sources])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def machine():

@@ -1,11 +1,13 @@
 """Which runs a command means, and what their folders hold."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kseg.errors import InputError
 from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import read_state
+from kseg.training.facts import samples_digest
 from kseg.training.recipe import Recipe, change, recipe_from_json
 
 RECIPE, LAST, HISTORY = "recipe.json", "last.keras", "history.csv"
@@ -56,12 +58,59 @@ def plan(recipe, folder, seeds=None, resume=False, settings=(), chief=True):
     return unfinished
 
 
-def is_trained(run):
-    """Whether nothing is left of a Planned run but to score its best network."""
-    if not run.resume or (run.folder / SCORES).exists() or not (run.folder / LAST).is_file():
+def is_trained(run, train_source, val_source):
+    """Whether nothing is left of a Planned run but to score its best network.
+
+    Raises:
+        InputError: it was begun with other samples than those of these sources.
+    """
+    if not run.resume:
+        return False
+    check_samples(run.folder, train_source, val_source)
+    if (run.folder / SCORES).exists() or not (run.folder / LAST).is_file():
         return False
     state = read_state(run.folder / LAST)
     return state["epoch"] + 1 >= run.recipe.epochs or ended_early(state["history"], run.recipe.patience)
+
+
+def read_facts(folder):
+    """What `run.json` says of a run (see `kseg.training.facts`): a dict, empty where the file is not there yet.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(folder) / FACTS
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); remove it to resume without what it says") from error
+
+
+def begun(runs, recipe):
+    """What the first of these Planned that is resumed says of itself (`read_facts`), {} where all are new.
+
+    Raises:
+        InputError: it is not a run of the recipe that is called `recipe`, or its `run.json` is damaged.
+    """
+    run = next((run for run in runs if run.resume), None)
+    about = {} if run is None else read_facts(run.folder)
+    if about.get("recipe", recipe) != recipe:
+        raise InputError(f"{run.folder}: is a run of the recipe {about['recipe']}. Received: {recipe}")
+    return about
+
+
+def check_samples(folder, train_source, val_source):
+    """Refuse to go on with a run on other samples than it was begun with, as far as its `run.json` tells.
+
+    Raises:
+        InputError: the names, the order or the classes of the samples differ.
+    """
+    begun = read_facts(folder)
+    if begun.get("samples") not in (None, samples_digest(train_source, val_source)):
+        was = f"{begun.get('data')}, {', '.join(begun.get('splits', ()))}, {begun.get('images')} images"
+        raise InputError(f"{folder}: was begun with other samples ({was}); resume with the same --data and --splits")
 
 
 def check_new_folder(folder):

@@ -134,9 +134,17 @@ class Recipe:
         for name in ("learning_rate", "clip_norm", "border_sigma_px"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"recipe field `{name}` must be positive. Received: {getattr(self, name)}")
-        for name in ("elastic_px", "border_weight", "border_background", "backbone_rate", "auxiliary_weight"):
+        for name in _FROM_ZERO:
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"recipe field `{name}` must be at least 0. Received: {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise InputError(f"recipe field `seed` must be below {2**32}. Received: {self.seed}")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(
+                f"recipe field `label_smoothing` must be at least 0 and below 1. Received: {self.label_smoothing}"
+            )
+        if not self.loss:
+            raise InputError("recipe field `loss` must name at least one loss. Received none")
         if not 0 < self.hard_share <= 1:
             raise InputError(f"recipe field `hard_share` must be above 0 and at most 1. Received: {self.hard_share}")
         if self.class_weights != "none" and not set(self.loss) & set(_PIXELWISE):
@@ -158,6 +166,20 @@ class Recipe:
 
 # Losses that are a mean over pixels, which can be weighted.
 _PIXELWISE = ("cross_entropy", "focal", "hard_pixels")
+
+_FROM_ZERO = (
+    "auxiliary_weight",
+    "backbone_rate",
+    "border_background",
+    "border_weight",
+    "brightness",
+    "contrast",
+    "elastic_px",
+    "saturation",
+    "seed",
+    "warmup_steps",
+    "weight_decay",
+)
 
 _CHOICES = {
     "class_weights": ("none", "median_frequency", "inverse_log"),

@@ -21,8 +21,8 @@ from kseg.training.build import build_loss, build_trainer, compile_trainer, free
 from kseg.training.callbacks import ProgressBar, RunFiles, StepLines, ended_early
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.distribution import Placement
-from kseg.training.facts import facts
-from kseg.training.plan import FACTS, HISTORY, LAST, RECIPE, check_new_folder
+from kseg.training.facts import facts, samples_digest
+from kseg.training.plan import FACTS, HISTORY, LAST, RECIPE, check_new_folder, check_samples, read_facts
 from kseg.training.precision import choose_precision
 from kseg.training.recipe import Recipe, recipe_to_json
 from kseg.training.supervision import prediction_model
@@ -101,6 +101,13 @@ class _Job:
             raise InputError(
                 f"training images have {len(labels)} classes, validation images {len(self.val_source.labels)}"
             )
+        if recipe.border_weight and recipe.border_background >= len(labels):
+            raise InputError(
+                f"recipe field `border_background` must be one of {len(labels)} classes, counted from 0. "
+                f"Received: {recipe.border_background}"
+            )
+        if resume:
+            check_samples(self.folder, self.train_source, self.val_source)
         state = read_state(self.folder / LAST) if resume and (self.folder / LAST).exists() else None
         first = _finished_epochs(state, recipe, self.folder) if state else 0
         precision = state["precision"] if state else choose_precision(recipe.precision)
@@ -111,15 +118,16 @@ class _Job:
         frozen = [] if thawed else freeze(model, recipe)
         loss = build_loss(recipe, labels, _class_weights(recipe, self.train_source, self.log))
         compile_trainer(model, recipe, labels, self.steps, loss)
-        about = {**about, "images": [len(self.train_source.names), len(self.val_source.names)]}
+        sources = (self.train_source, self.val_source)
+        about = {**about, "images": [len(source.names) for source in sources], "samples": samples_digest(*sources)}
         about = facts(precision, prediction_model(model).count_params(), about)
         millions = about["parameters"] / 1e6
         self.log(f"{recipe.model}: {millions:.2f} M parameters, {recipe.epochs} epochs of {self.steps} steps")
         if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
             self._write(RECIPE, recipe_to_json(recipe))
             self._write_facts(about, 0.0)
-        elif (self.folder / FACTS).is_file():  # the command is the one that the run was started with
-            about["command"] = _first_command(self.folder / FACTS)
+        elif begun := read_facts(self.folder):  # the command is the one that the run was started with
+            about["command"] = begun.get("command")
         if state:
             restore(model, self.folder / LAST, state["iterations"])
             restore_seed_states(model, state["seeds"])
@@ -132,8 +140,8 @@ class _Job:
     def _say_devices(self, precision):
         recipe, placement = self.recipe, self.placement
         self.log(f"Precision: {precision} (Keras on {keras.backend.backend()}; change it with --set precision=...)")
-        names = f"{self.train_source.names} {self.val_source.names}"
-        devices = placement.check(recipe.batch, f"{recipe} {precision} {names}")
+        samples = samples_digest(self.train_source, self.val_source)
+        devices = placement.check(recipe.batch, f"{recipe} {precision} {samples}")
         if placement.kind:
             self.log(f"Devices: {devices}, {recipe.batch // devices} crops of a step for each")
 
@@ -179,13 +187,6 @@ class _Job:
                 shuffle=False,  # the stream is shuffled already
                 verbose=0 if not chief else 1 if sys.stdout.isatty() else 2,
             )
-
-
-def _first_command(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("command")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error}); remove it to resume without what it says") from error
 
 
 def _finished_epochs(state, recipe, folder):

@@ -57,6 +57,14 @@ def test_values_are_read_by_the_type_of_their_field():
         ("hard_share=0", "`hard_share` must be above 0"),
         ("class_weights=inverse", "`class_weights` must be one of none, median_frequency, inverse_log"),
         ("border_sigma_px=0", "`border_sigma_px` must be positive"),
+        ("warmup_steps=-5", "`warmup_steps` must be at least 0"),
+        ("weight_decay=nan", "`weight_decay` must be at least 0"),
+        ("brightness=inf", "`brightness` must be at least 0"),
+        ("label_smoothing=1", "`label_smoothing` must be at least 0 and below 1"),
+        ("label_smoothing=-0.1", "`label_smoothing` must be at least 0 and below 1"),
+        ("seed=-1", "`seed` must be at least 0"),
+        ("seed=4294967296", "`seed` must be below 4294967296"),
+        ("loss=", "`loss` must name at least one loss"),
     ],
 )
 def test_a_bad_setting_is_told_with_the_rule(setting, message):

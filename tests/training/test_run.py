@@ -12,7 +12,7 @@ from kseg.training import callbacks, train
 from kseg.training.build import build_trainer
 from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import load_model, read_state
-from kseg.training.plan import Planned, is_trained, plan
+from kseg.training.plan import Planned, begun, is_trained, plan
 from kseg.training.recipe import Recipe, recipe_to_json
 
 TINY = {"filters": 4, "depth": 2, "crop_px": (32, 32), "batch": 2, "epochs": 3, "precision": "float32"}
@@ -98,7 +98,7 @@ def test_a_run_ends_early_and_says_so_when_resumed(sources, tmp_path):
     settings = {"learning_rate": 1e-30, "patience": 2, "epochs": 9}
     run = _train(sources, tmp_path / "run", **settings)
     assert len(run.history) == 3  # the first is the best; two more bring nothing
-    assert is_trained(Planned(Recipe(**{"model": "UNet", **TINY, **settings}), tmp_path / "run", resume=True))
+    assert is_trained(Planned(Recipe(**{"model": "UNet", **TINY, **settings}), tmp_path / "run", resume=True), *sources)
     with pytest.raises(InputError, match="ended after epoch 3, when 2 validations had brought nothing better"):
         _train(sources, tmp_path / "run", resume=True, **settings)
 
@@ -131,6 +131,29 @@ def test_a_run_says_what_it_was(sources, tmp_path):
     assert "core" in told["machine"]
     assert told["parameters"] == load_model(tmp_path / "run/best.keras")[0].count_params()
     assert told["seconds"] == pytest.approx(read_state(tmp_path / "run/last.keras")["history"][0]["seconds"], abs=0.1)
+
+
+def test_a_run_goes_on_with_its_own_samples_only(sources, tmp_path):
+    whole, folder = sources[0], tmp_path / "run"
+    about = {"recipe": "nuclei_unet", "data": "discs", "splits": ["train[:4]", "val"]}
+    recipe = Recipe(model="UNet", **TINY | {"epochs": 1})
+    train(recipe, whole.take(range(4)), sources[1], folder, log=lambda line: None, about=about)
+    runs = plan(recipe, folder, resume=True)
+    assert begun(runs, "nuclei_unet")["splits"] == ["train[:4]", "val"]
+    with pytest.raises(InputError, match="is a run of the recipe nuclei_unet. Received: membranes_unet"):
+        begun(runs, "membranes_unet")
+    assert is_trained(runs[0], whole.take(range(4)), sources[1])
+    for others in (sources, (whole.take((1, 0, 2, 3)), sources[1]), (whole.take(range(4)), whole)):
+        with pytest.raises(InputError, match=r"begun with other samples \(discs, train\[:4\], val, \[4, 3\] images\)"):
+            is_trained(runs[0], *others)
+        with pytest.raises(InputError, match="begun with other samples"):
+            train(recipe, *others, folder, resume=True, log=lambda line: None)
+
+
+def test_a_border_background_that_is_no_class_leaves_nothing_behind(sources, tmp_path):
+    with pytest.raises(InputError, match="`border_background` must be one of 2 classes, counted from 0. Received: 5"):
+        _train(sources, tmp_path / "run", border_weight=10.0, border_background=5)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
