@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 help:
+	@echo "make install     what all tools need, into .venv; then: source .venv/bin/activate"
 	@echo "make demo        install, then train, evaluate, export and check a U-Net on the bundled nuclei"
 	@echo "make exported    train and export the files of exported/ again; 20 minutes on two cores"
 	@echo "make test        install, then lint and the default tests"

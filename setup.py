@@ -6,10 +6,12 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
+# Not in install_requires: what runs on a device, kseg.runtime, needs no Keras.
+_KERAS = "keras>=3.8"
 EXTRAS = {
-    "cpu": ["tensorflow-cpu>=2.18"],
-    "gpu": ["tensorflow[and-cuda]>=2.18"],
-    "jax": ["jax>=0.7"],
+    "cpu": [_KERAS, "tensorflow-cpu>=2.18"],
+    "gpu": [_KERAS, "tensorflow[and-cuda]>=2.18"],
+    "jax": [_KERAS, "jax>=0.7"],
     "data": ["tensorflow-datasets>=4.9.7", "albumentations>=2.0", "opencv-python-headless"],
     "tflite": ["ai-edge-litert>=2.0"],
     "onnx": ["onnx", "tf2onnx>=1.16", "onnxruntime"],
@@ -36,7 +38,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kseg", "kseg.*"]),
     package_data={"kseg.data": ["bundled/*/*", "bundled/*/*/*/*"]},
-    install_requires=["numpy", "pillow", "keras>=3.8"],
+    install_requires=["numpy", "pillow"],
     extras_require=EXTRAS,
     classifiers=[
         "Programming Language :: Python :: 3.11",

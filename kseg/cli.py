@@ -63,8 +63,12 @@ def command_line(tool, argv=None):
 
 def load_keras():
     """Import Keras and its backend without what these print: TensorFlow's notes come at any log level."""
-    with muted():
-        importlib.import_module("keras")
+    try:
+        with muted():
+            importlib.import_module("keras")
+    except (ImportError, ValueError) as error:  # no backend, or a KERAS_BACKEND that there is not
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"Keras found no backend ({reason}): pip install 'kseg[cpu]', or set KERAS_BACKEND") from error
 
 
 def parser(description, examples):
@@ -96,14 +100,20 @@ def prediction(args):
 
 
 def _size(text):
-    sides = tuple(int(side) for side in text.split("x"))
-    if len(sides) > 2:
-        raise ValueError
+    try:
+        sides = tuple(int(side) for side in text.split("x"))
+    except ValueError:
+        sides = ()
+    if len(sides) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"must be pixels, 512 or HEIGHTxWIDTH. Received: {text}")
     return sides * (3 - len(sides))
 
 
 def _factors(text):
-    return tuple(float(factor) for factor in text.split(","))
+    try:
+        return tuple(float(factor) for factor in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas, 0.75,1,1.25. Received: {text}") from None
 
 
 def add_distribution(parser):
@@ -200,6 +210,13 @@ def check_output(folder):
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"{folder}: cannot be written to: {there} is {'read-only' if there.is_dir() else 'a file'}")
+
+
+def check_apart(outputs, inputs):
+    """Raise InputError if a file that is to be written is one of those that are read (paths)."""
+    given = {Path(path).resolve() for path in inputs}
+    if both := [str(path) for path in outputs if Path(path).resolve() in given]:
+        raise InputError(f"{', '.join(both[:5])}: would be overwritten by a result; choose another folder")
 
 
 def write_json(value, path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kseg import cli
+from kseg.runtime.chatter import muted
 
 EXAMPLES = """
 python tools/benchmark.py unet_int8.tflite unet.onnx
@@ -63,7 +64,8 @@ def _accelerated(path):
     if Path(path).suffix != ".tflite":
         return None
     try:
-        from kseg.export.inspect import fully_accelerated
+        with muted():
+            from kseg.export.inspect import fully_accelerated
     except ImportError:
         return None
     return fully_accelerated(path)

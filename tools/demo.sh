@@ -4,7 +4,7 @@ set -euo pipefail
 out="${1:-runs/demo}"
 tools="$(dirname "$0")"
 if [ -e "$out" ]; then
-  echo "$out exists already: move it away or run 'bash tools/demo.sh ANOTHER_FOLDER'" >&2
+  echo "$out exists already: move it away, or 'source .venv/bin/activate' and run 'bash tools/demo.sh ANOTHER_FOLDER'" >&2
   exit 2
 fi
 say() { printf '\n$ %s\n' "$*"; "$@"; }

@@ -1,5 +1,6 @@
 """Score a network on labelled images: .keras, .tflite and .onnx alike."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -31,7 +32,6 @@ def main(argv=None):
     args = _arguments(argv)
     cli.load_keras()
     from kseg import data, evaluation
-    from kseg.errors import InputError
     from kseg.evaluation import pictures
 
     if args.json:
@@ -41,16 +41,19 @@ def main(argv=None):
     predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     source = data.open_source(args.data, args.split)
     labels = source.labels
-    if len(predictor.labels) != len(labels):
-        raise InputError(f"{args.model} has {len(predictor.labels)} classes, {args.data} has {len(labels)}")
-    names = iter(pictures.panel_names(source.names))
+    if note := evaluation.check_classes(predictor.labels, labels):
+        print(f"{args.model} and {args.data}: {note}")
+    panels, charts = [], []
+    if args.pictures:
+        panels = [args.pictures / f"{name}.png" for name in pictures.panel_names(source.names)]
+        charts = [args.pictures / "iou_per_class.png", args.pictures / "confusion_matrix.png"]
+        cli.check_apart([*panels, *charts], itertools.chain(*map(source.files, range(len(source)))))
+        args.pictures.mkdir(parents=True, exist_ok=True)
+    unwritten = iter(panels)
 
     def on_image(image, label, prediction):
         if args.pictures:
-            pictures.save_panel(image, label, prediction, labels, args.pictures / f"{next(names)}.png")
-
-    if args.pictures:
-        args.pictures.mkdir(parents=True, exist_ok=True)
+            pictures.save_panel(image, label, prediction, labels, next(unwritten))
 
     def batches():
         return cli.progress(data.evaluation_batches(source), "Evaluating", total=len(source.names))
@@ -66,8 +69,8 @@ def main(argv=None):
     if args.json:
         cli.write_json(scores.to_dict() | ({"boundaries": regions.to_dict()} if regions else {}), args.json)
     if args.pictures:
-        pictures.save_iou_chart(scores, labels, args.pictures / "iou_per_class.png")
-        pictures.save_confusion_chart(scores, labels, args.pictures / "confusion_matrix.png")
+        pictures.save_iou_chart(scores, labels, charts[0])
+        pictures.save_confusion_chart(scores, labels, charts[1])
         print(f"Pictures: {args.pictures}")
     return 0
 

@@ -37,6 +37,8 @@ def _arguments(argv):
     args = parser.parse_args(argv)
     if args.check is None and None in (args.model, args.out, args.format):
         parser.error("MODEL.keras, --out and --format are needed, or --check FILE.tflite alone")
+    if args.any_size and args.size:
+        parser.error("--size and --any-size exclude each other")
     return args
 
 
@@ -45,7 +47,7 @@ def main(argv=None):
     """Convert, check, and only then leave file and card in the folder."""
     args = _arguments(argv)
     cli.load_keras()
-    from kseg import data, export, training
+    from kseg import export, training
 
     if args.check:
         print("\n".join(export.inspect(args.check, run=True).lines()))
@@ -53,8 +55,9 @@ def main(argv=None):
     cli.check_output(args.out)
     cli.check_images(args.images)
     model, labels = training.load_model(args.model)
-    verify = data.open_source(args.verify, args.splits[1])
-    pairs = data.spread(verify, args.images)
+    pairs = export.verification(args.verify, args.splits[1], args.images, labels)
+    if pairs[0][1] is None:
+        print(f"{args.verify} has other classes than the network: it proves the file, but gives no mean IoU")
     size_px = tuple(args.size) if args.size else model.input_shape[1:3]
     path = args.out / f"{args.name or f'{args.model.stem}_{args.precision}'}.{args.format}"
     card = export.export(
@@ -68,8 +71,7 @@ def main(argv=None):
         input_dtype=args.input,
         resizable=args.any_size,
         calibration=export.calibrate(args.calibrate, args.splits[0], args.images) if args.calibrate else None,
-        # Labels of other classes would give a mean IoU without meaning.
-        verification=pairs if verify.labels.names == labels.names else [(image, None) for image, _ in pairs],
+        verification=pairs,
         verification_data=f"{args.verify} {args.splits[1]}",
         float_layers=args.float_layers,
     )

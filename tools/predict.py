@@ -35,6 +35,8 @@ def main(argv=None):
 
     cli.check_output(args.out)
     outputs = _outputs(args.images, args.out)
+    if not 0 <= args.opacity <= 1:
+        raise InputError(f"--opacity must be in 0..1. Received: {args.opacity}")
     predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -53,15 +55,17 @@ def main(argv=None):
 
 
 def _outputs(images, folder):
-    """Image -> (its mask's file, its overlay's file), none of them twice, and none an image that was given."""
+    """Image -> (its mask's file, its overlay's file), none of them twice, and none that is not ours to overwrite."""
     from kseg.errors import InputError
 
     outputs = {path: (folder / f"{path.stem}.png", folder / f"{path.stem}_overlay.png") for path in images}
-    files = Counter(file.resolve() for path in images for file in outputs[path])
-    if twice := sorted(file.name for file, times in files.items() if times > 1):
+    names = Counter(file.name for path in images for file in outputs[path])
+    if twice := sorted(name for name, times in names.items() if times > 1):
         raise InputError(f"results of several images would have the same name: {', '.join(twice)}")
-    if given := [str(path) for path in images if path.resolve() in files]:
-        raise InputError(f"{', '.join(given)}: would be overwritten by a result; choose another --out")
+    cli.check_apart([file for pair in outputs.values() for file in pair], images)
+    # An earlier result has its overlay beside it; a mask alone was perhaps drawn by hand.
+    if others := [str(mask) for mask, overlay in outputs.values() if mask.exists() and not overlay.exists()]:
+        raise InputError(f"{', '.join(others[:5])}: is there and no earlier result; choose another --out")
     return outputs
 
 

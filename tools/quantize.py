@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from kseg import cli
-from kseg.errors import InputError, need
+from kseg.errors import need
 
 EXAMPLES = """
 python tools/quantize.py runs/nuclei/best.keras --data nuclei --max-miou-drop 0.005 --out runs/quantized
@@ -30,7 +30,7 @@ def main(argv=None):
     """Try, measure, tell, and keep the best."""
     args = _arguments(argv)
     cli.load_keras()
-    from kseg import data, export, training
+    from kseg import data, evaluation, export, training
     from kseg.evaluation import pictures
     from kseg.export import budget, scoring, sensitivity
 
@@ -40,8 +40,8 @@ def main(argv=None):
     need("matplotlib", "plots")
     model, labels = training.load_model(args.model)
     source = data.open_source(args.data, args.splits[1])
-    if source.labels.names != labels.names:
-        raise InputError(f"{args.data}: has the classes {source.labels.names}, the network {labels.names}")
+    if note := evaluation.check_classes(labels, source.labels):
+        print(note)
     calibration = export.calibrate(args.data, args.splits[0], args.images)
     pairs = scoring.pairs_to_score(source, calibration, args.images)
     size_px = tuple(args.size) if args.size else pairs[0][0].shape[:2]

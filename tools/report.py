@@ -10,7 +10,7 @@ from kseg import cli
 EXAMPLES = """
 python tools/report.py runs/nuclei
 python tools/report.py runs/fcn32s runs/fcn16s runs/fcn8s --out comparison.html
-python tools/report.py runs/* --markdown exported/RESULTS.md --pictures nuclei camvid
+python tools/report.py runs/a runs/b runs/c --markdown exported/RESULTS.md --pictures nuclei camvid
 """
 
 
@@ -40,6 +40,8 @@ def main(argv=None):
     page = args.markdown or args.out or (args.runs[0] / "report.html" if len(args.runs) == 1 else Path("report.html"))
     entries = report.read_entries(args.runs)
     cli.check_file(page)
+    if page.suffix not in ((".md",) if args.markdown else (".html", ".htm")):
+        raise InputError(f"{page}: a page is a .html file, with --markdown a .md file")
     if args.markdown and args.out:
         raise InputError("--out and --markdown are two pages: make them one after the other")
     if args.markdown:

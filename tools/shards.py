@@ -20,6 +20,7 @@ def _arguments(argv):
     parser.add_argument("--name", help="name of the split in DIR2; default: as --split")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR2", help="folder for the shards")
     parser.add_argument("--shards", type=int, default=8, help="number of files, such as 100 MB each; default: 8")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
     return parser.parse_args(argv)
 
 
@@ -31,7 +32,7 @@ def main(argv=None):
     from kseg import data
     from kseg.errors import InputError
 
-    source = data.open_source(args.data, args.split)
+    source = data.checked(data.open_source(args.data, args.split), args.skip_bad)
     if not 1 <= args.shards <= len(source):
         raise InputError(f"--shards must be in 1 .. {len(source)}, the number of images. Received: {args.shards}")
     name = args.name or args.split

@@ -21,7 +21,7 @@ KERAS_BACKEND=jax python tools/train.py camvid_fcn8s --data DIR --out runs/camvi
 
 def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("recipe", help="name of a recipe (kseg/training/recipes.py)")
+    parser.add_argument("recipe", help="name of a recipe (kseg/training/recipes.py); a wrong one lists all")
     parser.add_argument("--data", required=True, help="folder of images and masks, 'nuclei' (bundled) or 'tfds:NAME'")
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of this run")
     parser.add_argument(

@@ -123,6 +123,8 @@ def _decode(path, contents):
         raise InputError(f"{path}: no such file") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a folder, not an image") from error
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{path}: does not decode (it begins like no image format)") from error
     except _DAMAGE as error:

@@ -7,6 +7,7 @@ import importlib
 
 _HOMES = {
     "Scores": "scores",
+    "check_classes": "scores",
     "evaluate": "scores",
     "summarise": "scores",
     "Augmented": "augmentation",

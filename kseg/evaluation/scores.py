@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from kseg.errors import InputError
+from kseg.labels import LabelSet
 from kseg.metrics import confusion_matrix, scores
 from kseg.runtime.windows import finite
 
@@ -47,6 +48,27 @@ def summarise(confusion, labels, images):
             for name in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "mean_dice")
         },
     )
+
+
+def check_classes(network, data):
+    """Whether the classes of a network are those of a data set.
+
+    Args:
+        network, data: LabelSet.
+    Returns:
+        None, or what the user should know: that classes are called otherwise. Numbers, which a network without names
+        has, are no names.
+    Raises:
+        InputError: there are not as many, or they come in another order.
+    """
+    ours, theirs = ", ".join(network.names), ", ".join(data.names)
+    if len(network) != len(data):
+        raise InputError(f"the network has {len(network)} classes ({ours}), the data {len(data)} ({theirs})")
+    if network.names == data.names or network.names == LabelSet.numbered(len(network)).names:
+        return None
+    if set(network.names) == set(data.names):
+        raise InputError(f"the network has its classes in the order {ours}, the data in the order {theirs}")
+    return f"the network's classes are {ours}; the scores below are under the data's names, {theirs}"
 
 
 def evaluate(predictor, batches, labels, on_image=None):

@@ -1,4 +1,4 @@
-"""The images that set the scales of an 8-bit file: chosen, checked and remembered."""
+"""The images that set the scales of an 8-bit file, and those that prove it: chosen, checked and remembered."""
 
 import hashlib
 from dataclasses import dataclass
@@ -72,6 +72,23 @@ def calibrate(data, split, most):
         InputError: there is no such data, or no image in it.
     """
     return Calibration(tuple(choose(open_source(data, split), most)), f"{data} {split}")
+
+
+def verification(data, split, most, labels):
+    """At most `most` images of a split to prove a file with, spread evenly.
+
+    Args:
+        data: what `kseg.data.open_source` takes.
+        labels: LabelSet of the network.
+    Returns:
+        [(image uint8 [H, W, 3], label int [H, W])]; None in place of the labels where the data has other classes, which
+        would give a mean IoU without meaning.
+    Raises:
+        InputError: there is no such data, or no image in it.
+    """
+    source = open_source(data, split)
+    same = source.labels.names == labels.names
+    return [(image, label if same else None) for image, label in spread(source, most)]
 
 
 def choose(source, most):

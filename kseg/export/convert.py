@@ -144,6 +144,8 @@ def _check_request(request, path):
         raise InputError("`float_layers` are for int8 .tflite files")
     if path.suffix != f".{request.format}":
         raise InputError(f"{path}: a {request.format} file must end in .{request.format}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; a file is to be written")
     check_converter(request.format)
 
 

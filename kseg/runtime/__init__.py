@@ -39,7 +39,7 @@ def load(path, threads=None):
     if threads is None:
         threads = cores()
     if threads < 1:
-        raise ValueError(f"`threads` must be at least 1. Received: {threads}")
+        raise InputError(f"`threads` must be at least 1. Received: {threads}")
     card = Card.load(path)
     return Predictor(card, OPENERS[path.suffix](path, card, threads))
 

@@ -62,7 +62,7 @@ def load_model(path, labels=None, policy="float32"):
             config = json.loads(members.read("config.json")) | {"compile_config": None}
             if _LABELS in members.namelist():
                 labels = LabelSet.from_dict(json.loads(members.read(_LABELS)), where=f"{path}: {_LABELS}")
-        model = archive.build(_with_policy(config, policy))
+        model = _built(_with_policy(config, policy), path)
         archive.load_weights(model, path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such file") from error
@@ -134,6 +134,32 @@ def _with_policy(config, policy):
     if config.get("class_name") == "DTypePolicy" and str(config["config"].get("name")).startswith("mixed_"):
         return {**config, "config": {**config["config"], "name": policy}}
     return {key: _with_policy(value, policy) for key, value in config.items()}
+
+
+def _built(config, path):
+    """The model of a configuration; layers that nobody here knows are named."""
+    try:
+        return archive.build(config)
+    except Exception as error:
+        if names := sorted(_foreign(config)):
+            raise InputError(
+                f"{path}: has layers that neither Keras nor kseg can load: {', '.join(names)}; load it with Keras in "
+                "your own program, and call kseg.export.export or kseg.evaluation.evaluate there"
+            ) from error
+        raise
+
+
+def _foreign(config):
+    """Names of the classes in a configuration that come from elsewhere, or hold Python code."""
+    if isinstance(config, list):
+        return set().union(*map(_foreign, config))
+    if not isinstance(config, dict):
+        return set()
+    found = set().union(*map(_foreign, config.values()))
+    elsewhere = str(config.get("module")).partition(".")[0] not in ("keras", "kseg", "builtins", "None")
+    if "class_name" in config and (elsewhere or config["class_name"] == "Lambda"):
+        found.add(str(config["class_name"]))
+    return found
 
 
 def _matching_labels(model, labels, path):

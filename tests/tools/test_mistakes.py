@@ -1,12 +1,17 @@
 """The tools on their users' bad days: one clear line, an exit code that is not 0, and nothing overwritten."""
 
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
+from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
-from tooling import TINY, tool
+from tooling import TINY, TOOLS, tool
 
 from kseg.applications import UNet
 from kseg.labels import LabelSet
@@ -137,12 +142,55 @@ def test_predict_overwrites_no_picture_that_it_was_given(tiny_run, tmp_path, fai
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     photo, out = tmp_path / "a.png", tmp_path / "out"
     message = fails("predict", tiny_run / "best.keras", photo, "--out", tmp_path)
-    assert "a.png: would be overwritten by a result; choose another --out" in message
+    assert "a.png: would be overwritten by a result; choose another folder" in message
     for other in ("a_overlay.png", "a.bmp", "a.png"):
         message = fails("predict", tiny_run / "best.keras", photo, tmp_path / other, "--out", out)
         assert "several images would have the same name: a" in message
     assert "a.png is a file" in fails("predict", tiny_run / "best.keras", tmp_path / "a.bmp", "--out", photo)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_masks_that_are_no_earlier_result_stay(tiny_run, tiny_data, tmp_path, fails):
+    given = ["predict", str(tiny_run / "best.keras"), str(tiny_data / "images/val/0.png"), "--out", str(tmp_path)]
+    (tmp_path / "0.png").write_bytes(b"drawn by hand")
+    assert "0.png: is there and no earlier result; choose another --out" in fails(*given)
+    assert (tmp_path / "0.png").read_bytes() == b"drawn by hand"
+    (tmp_path / "0.png").unlink()
+    assert [tool("predict")(given[1:]) for _ in range(2)] == [0, 0]  # an earlier result is replaced
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_pictures_never_replace_the_data(kind, tiny_run, data, fails):
+    before = {path: path.read_bytes() for path in data.rglob("*.png")}
+    folder = data / kind / "val"
+    message = fails("evaluate", tiny_run / "best.keras", "--data", data, "--pictures", folder)
+    assert "0.png" in message
+    assert "would be overwritten by a result" in message
+    assert {path: path.read_bytes() for path in data.rglob("*.png")} == before
+
+
+def test_classes_in_another_order_or_called_otherwise(tiny_run, data, fails, capsys):
+    labels = LabelSet.load(data / "labels.json")
+    replace(labels, names=labels.names[::-1]).save(data / "labels.json")
+    message = fails("evaluate", tiny_run / "best.keras", "--data", data)
+    assert "classes in the order ground, disc, the data in the order disc, ground" in message
+    replace(labels, names=("Boden", "Scheibe")).save(data / "labels.json")
+    assert tool("evaluate")([str(tiny_run / "best.keras"), "--data", str(data)]) == 0
+    note = "the network's classes are ground, disc; the scores below are under the data's names, Boden, Scheibe"
+    assert note in capsys.readouterr().out
+
+
+def test_layers_that_only_another_program_knows(tiny_data, tmp_path, fails):
+    class Elsewhere(keras.layers.Layer):
+        def call(self, images):
+            return images
+
+    images = keras.Input((None, None, 3))
+    for layer in (Elsewhere(), keras.layers.Lambda(lambda x: x)):
+        model = keras.Model(images, keras.layers.Conv2D(2, 1)(layer(images)))
+        model.save(tmp_path / "own.keras")
+        message = fails("evaluate", tmp_path / "own.keras", "--data", tiny_data)
+        assert f"neither Keras nor kseg can load: {type(layer).__name__}; load it with Keras" in message
 
 
 def test_outputs_of_the_wrong_kind_are_told_before_the_evaluation(tiny_run, tiny_data, tmp_path, fails):
@@ -151,6 +199,34 @@ def test_outputs_of_the_wrong_kind_are_told_before_the_evaluation(tiny_run, tiny
     assert "is a folder; a file is to be written" in fails(*given, "--json", tmp_path)
     assert "taken is a file" in fails(*given, "--pictures", tmp_path / "taken")
     assert "is a folder" in fails("report", tiny_run, "--out", tmp_path)
+    assert "a page is a .html file" in fails("report", tiny_run, "--out", tmp_path / "best.keras")
+    (tmp_path / "net.tflite").mkdir()
+    given = ("export", tiny_run / "best.keras", "--out", tmp_path, "--name", "net", "--format", "tflite")
+    assert "net.tflite: is a folder" in fails(*given, "--size", 32, 32)
+    assert {path.name for path in tmp_path.iterdir()} == {"taken", "net.tflite"}
+
+
+def test_float_layers_that_are_not_there(tiny_run, tiny_data, tmp_path, fails):
+    given = ("--precision", "int8", "--calibrate", tiny_data, "--verify", tiny_data, "--size", 32, 32)
+    given = ("export", tiny_run / "best.keras", "--out", tmp_path, "--format", "tflite", *given)
+    message = fails(*given, "--float-layers", "nope")
+    assert "no layer nope that could stay in float; there are: encode_1_conv1" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_that_no_tool_takes(tiny_run, tiny_data, tmp_path, fails):
+    given = ("predict", tiny_run / "best.keras", tiny_data / "images/val/0.png", "--out", tmp_path)
+    assert "--opacity must be in 0..1. Received: 7.0" in fails(*given, "--opacity", 7)
+    assert "is a folder, not an image" in fails(*given[:2], tiny_data, *given[3:])
+
+
+def test_a_backend_that_there_is_not():
+    command = [sys.executable, TOOLS / "predict.py", "a.keras", "b.png", "--out", "c"]
+    environment = {**os.environ, "KERAS_BACKEND": "none"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Keras found no backend (")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_mask_that_evaluation_cannot_count_is_named(tiny_run, data, fails):
@@ -228,4 +304,6 @@ def test_options_that_cannot_be_read(tiny_run, options, capsys):
     with pytest.raises(SystemExit) as stop:
         tool("evaluate")([str(tiny_run / "best.keras"), "--data", "nuclei", *options])
     assert stop.value.code == 2
-    assert f"argument {options[0]}: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"argument {options[0]}: must be" in error
+    assert f"Received: {options[1]}" in error

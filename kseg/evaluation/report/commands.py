@@ -38,6 +38,7 @@ def clean_command(command, name):
             cleaned.append(f"{'' if out else '--out='}{run_path(word.removeprefix('--out='), name)}")
         else:
             found = re.search(r"tools/\w+\.py$", word)
-            cleaned.append(found[0] if found else without_folders(word))
+            bare = found[0] if found else without_folders(word)
+            cleaned.append("./nuclei" if bare == "nuclei" != word else bare)  # nuclei alone are those of kseg
         out = word == "--out"
     return shlex.join(cleaned)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
+from kseg.errors import need
 from kseg.export.errors import ConversionError
 
+schema = need("ai_edge_litert.schema_py_generated", "tflite")
 CODES = {name: value for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 NAMES = {value: name for name, value in CODES.items()}
 TYPES = {

@@ -8,9 +8,9 @@ import unicodedata
 import zipfile
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from kseg.errors import InputError
+from kseg.export.tflite.flatbuffer import schema
 from kseg.export.tflite.metadata_tables import pack, unpack
 
 LABELS_FILE = "labels.txt"

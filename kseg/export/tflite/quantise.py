@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kseg.errors import InputError
 from kseg.export.tflite.flatbuffer import Operator, schema
 from kseg.export.tflite.scales import (
     CHANNEL_AXIS,
@@ -48,7 +49,12 @@ def quantise(network, ranges, *, bits=8, input_dtype="uint8", float_layers=(), f
         input_dtype: of the image: "uint8": pixels as they are stored; "float32".
         float_layers: names of the operators' outputs (Keras layers, where they have weights) that stay in float.
         fixed: indices whose range was trained and is therefore taken as it is.
+    Raises:
+        InputError: `float_layers` names what is not there or has no integers to begin with.
     """
+    if unknown := sorted(set(float_layers) - set(layer_names(network))):
+        known = ", ".join(layers_with_filters(network))
+        raise InputError(f"no layer {', '.join(unknown)} that could stay in float; there are: {known}")
     dtype = {8: "int8", 16: "int16"}[bits]
     integer = [op for op in network.operators if _can(network, op, bits) and _name(network, op) not in float_layers]
     numbers = scales(network, integer, ranges, dtype, set(fixed))

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from kseg.errors import InputError
 from kseg.export.tflite import bounds
 from kseg.export.tflite.bounds import DamagedError
-from kseg.export.tflite.flatbuffer import NAMES
+from kseg.export.tflite.flatbuffer import NAMES, schema
 
 _DTYPES = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 _UNION = {value: name for name, value in vars(schema.BuiltinOptions).items() if not name.startswith("_")}

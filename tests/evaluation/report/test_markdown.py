@@ -41,7 +41,7 @@ def test_a_table_a_data_set_and_a_command_a_row(tmp_path, runs):
     assert rule[4] == "--:"
     assert small[:7] == ["small", "UNet", "0.52 M", r"nuclei\_unet", "60.0", "70.0", "65.0"]
     assert big[4:7] == ["**70.0**", "**80.0**", "**75.0**"]
-    assert big[-1] == "`python tools/train.py nuclei_unet --data nuclei --out runs/big`"
+    assert big[-1] == "`python tools/train.py nuclei_unet --data ./nuclei --out runs/big`"
     assert begun[0] == "begun (no scores yet: 1 of 3 epochs done)"
     assert _rows(text, "ground")[2:] == [["small", "60.0", "60.0"], ["big", "**70.0**", "**70.0**"]]
 

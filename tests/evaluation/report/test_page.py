@@ -56,7 +56,7 @@ def test_one_run_shows_everything(run):
     for text in ("first_run", "70.0", "80.0", "75.0", "0.52 M", "13 min", "a machine, 2 cores", "Best 1: 0.png"):
         assert text in read.text, text
     assert "Worst 1: 4.png mean IoU 50.0" in read.text
-    assert "python tools/train.py nuclei_unet --data nuclei --out runs/first_run" in read.text
+    assert "python tools/train.py nuclei_unet --data ./nuclei --out runs/first_run" in read.text
     assert "/home/me" not in html
     headings = re.findall(r"<h2>(.*?)</h2>", html)
     assert headings == [
