@@ -42,7 +42,7 @@ def main(argv=None):
     source = data.open_source(args.data, args.split)
     labels = source.labels
     if note := evaluation.check_classes(predictor.labels, labels):
-        print(f"{args.model} and {args.data}: {note}")
+        print(f"{args.data}: {note}; scores are under the data's names")
     panels, charts = [], []
     if args.pictures:
         panels = [args.pictures / f"{name}.png" for name in pictures.panel_names(source.names)]

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from kseg import cli
-from kseg.errors import need
+from kseg.errors import InputError, need
 
 EXAMPLES = """
 python tools/quantize.py runs/nuclei/best.keras --data nuclei --max-miou-drop 0.005 --out runs/quantized
@@ -40,8 +40,8 @@ def main(argv=None):
     need("matplotlib", "plots")
     model, labels = training.load_model(args.model)
     source = data.open_source(args.data, args.splits[1])
-    if note := evaluation.check_classes(labels, source.labels):
-        print(note)
+    if other := evaluation.check_classes(labels, source.labels):
+        raise InputError(f"{args.data}: {other}")
     calibration = export.calibrate(args.data, args.splits[0], args.images)
     pairs = scoring.pairs_to_score(source, calibration, args.images)
     size_px = tuple(args.size) if args.size else pairs[0][0].shape[:2]

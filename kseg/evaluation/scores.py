@@ -68,7 +68,7 @@ def check_classes(network, data):
         return None
     if set(network.names) == set(data.names):
         raise InputError(f"the network has its classes in the order {ours}, the data in the order {theirs}")
-    return f"the network's classes are {ours}; the scores below are under the data's names, {theirs}"
+    return f"the network's classes are called {ours}, the data's {theirs}"
 
 
 def evaluate(predictor, batches, labels, on_image=None):

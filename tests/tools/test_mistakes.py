@@ -176,7 +176,7 @@ def test_classes_in_another_order_or_called_otherwise(tiny_run, data, fails, cap
     assert "classes in the order ground, disc, the data in the order disc, ground" in message
     replace(labels, names=("Boden", "Scheibe")).save(data / "labels.json")
     assert tool("evaluate")([str(tiny_run / "best.keras"), "--data", str(data)]) == 0
-    note = "the network's classes are ground, disc; the scores below are under the data's names, Boden, Scheibe"
+    note = "the network's classes are called ground, disc, the data's Boden, Scheibe; scores are under the data's names"
     assert note in capsys.readouterr().out
 
 
