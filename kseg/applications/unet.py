@@ -54,7 +54,8 @@ def UNet(
         batch_normalization: normalise between each convolution of U-Net's own and its activation, and the skips of
             VGG16. (Its features are not normalised by themselves, and deviate by hundreds at the fine strides and by
             ones at the coarse, which would be drowned.)
-        dropout: share that is dropped at the two coarsest strides of the contracting path, 0..1.
+        dropout: share that is dropped at the two coarsest strides of the contracting path, from 0 to below 1; with a
+            backbone, of what the expanding path takes from there.
         backbone: None, "vgg16" or "mobilenet_v2": a network for classification as contracting path.
         alpha: multiplies the channels of the backbone; published weights exist for VGG16 with 1.0, for MobileNetV2 with
             0.35, 0.5, 0.75, 1.0, 1.3, 1.4.
@@ -72,6 +73,7 @@ def UNet(
     """
     for argument, value in (("classes", classes), ("filters", filters), ("depth", depth)):
         check_count(argument, value)
+    depth = int(depth)
     check_share("dropout", dropout)
     check_positive("alpha", alpha)
     check_choice("padding", padding, ("same", "valid"))
@@ -93,12 +95,17 @@ def UNet(
             features = {
                 stride: BatchNormalization(name=f"encode_{stride}_bn")(feature) for stride, feature in features.items()
             }
+        if dropout:
+            for stride in sorted(features)[-2:]:
+                features[stride] = layers.Dropout(dropout, name=f"dropout_{stride}")(features[stride])
     else:
         features = _contract(x, filters, depth, padding, batch_normalization, dropout)
     x = _expand(features, filters, padding, upsampling, batch_normalization)
     if include_top:
         scores = layers.Conv2D(classes, 1, kernel_initializer="he_normal", name="score_1")(x)
         x = head(scores, images, classifier_activation, offset=(0, 0) if padding == "same" else None)
+    elif padding == "same":
+        x = CropLike((0, 0), name="crop")([x, images])
     model = keras.Model(inputs, x, name=name)
     if backbone_weights is not None:
         load = load_vgg16 if backbone == "vgg16" else partial(load_mobilenet_v2, alpha=alpha)

@@ -102,8 +102,23 @@ def test_the_moving_statistics_of_a_backbone_settle_in_a_short_training():
     assert momenta == {0.99}  # keras.applications has 0.999
 
 
+@pytest.mark.parametrize("backbone", [None, "vgg16", "mobilenet_v2"])
+def test_dropout_at_the_two_coarsest_strides(backbone):
+    model = UNet(**SMALL, backbone=backbone, alpha=0.1, dropout=0.5)
+    dropped = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert sorted(dropped) == (["dropout_16", "dropout_32"] if backbone else ["dropout_2", "dropout_4"])
+    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
+    twice = [np.asarray(model(images, training=True)) for _ in range(2)]
+    assert np.abs(twice[0] - twice[1]).max() > 1e-4
+
+
+def test_a_depth_of_numpy():
+    assert UNet(**{**SMALL, "depth": np.int64(3)}).get_layer("pad").stride == 8
+
+
 def test_without_top():
-    assert UNet(include_top=False, **SMALL)(np.zeros((1, 5, 6, 3))).shape == (1, 8, 8, 4)
+    assert UNet(include_top=False, **SMALL)(np.zeros((1, 5, 6, 3))).shape == (1, 5, 6, 4)
+    assert UNet(include_top=False, input_shape=(30, 45, 3), **SMALL).output_shape == (None, 30, 45, 4)
 
 
 @pytest.mark.parametrize(
