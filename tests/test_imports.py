@@ -23,7 +23,7 @@ ALLOWED = {
     "losses": {"errors"},
     "metrics": {"errors"},
     "training": GROUND | {"data", "layers", "applications", "lowering", "losses", "metrics"},
-    "evaluation": GROUND | {"runtime", "data", "layers", "applications", "losses", "metrics", "training"},
+    "evaluation": GROUND | {"runtime", "data", "layers", "applications", "lowering", "losses", "metrics", "training"},
     "export": GROUND
     | {"runtime", "data", "layers", "applications", "lowering", "losses", "metrics", "training", "evaluation"},
     "cli": {"errors", "files", "runtime"},

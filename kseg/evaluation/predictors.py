@@ -9,6 +9,7 @@ from keras import ops
 from kseg import runtime
 from kseg.errors import CheckError, InputError
 from kseg.evaluation.augmentation import Augmented
+from kseg.lowering import gives_probabilities
 from kseg.metrics import first_largest
 from kseg.runtime import windows
 from kseg.training.checkpoint import load_model
@@ -29,10 +30,7 @@ class KerasPredictor:
     def __init__(self, model, labels):
         self.model = model
         self.labels = labels
-        last = model.layers[-1]
-        activation = getattr(getattr(last, "activation", None), "__name__", "")
-        normalised = isinstance(last, keras.layers.Softmax) or activation in ("softmax", "sigmoid")
-        self.kind = "probabilities" if normalised else "logits"
+        self.kind = "probabilities" if gives_probabilities(model) else "logits"
         # The scores of a street scene of 21 classes are 84 times its classes: these are found where the scores are.
         self._labeller = keras.Model(model.input, _Classes(dtype="float32")(model.output))
         for compiled in (model, self._labeller):

@@ -45,9 +45,14 @@ REBUILT = Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement
 
 
 class Comparison:
-    """Streaming difference of two sets of scores; holds no image."""
+    """Streaming difference of two sets of scores; holds no image.
 
-    def __init__(self):
+    Args:
+        threshold: score from which on a pixel belongs to the class, where there is only one.
+    """
+
+    def __init__(self, threshold=0.0):
+        self._threshold = threshold
         self.images = 0
         self.max_abs_error = 0.0
         self._max_score = 0.0
@@ -64,9 +69,12 @@ class Comparison:
         # Python's max() would let a NaN pass.
         self.max_abs_error = float(np.maximum(self.max_abs_error, difference.max()))
         self._max_score = float(np.maximum(self._max_score, np.abs(reference).max()))
-        self._same += int((reference.argmax(-1) == found.argmax(-1)).sum())
+        self._same += int((self._classes(reference) == self._classes(found)).sum())
         self._pixels += reference.shape[0] * reference.shape[1]
         self.images += 1
+
+    def _classes(self, scores):
+        return scores.argmax(-1) if scores.shape[-1] > 1 else scores[..., 0] > self._threshold
 
     @property
     def relative_rms_error(self):
@@ -111,7 +119,8 @@ def check_parity(network, predictor, verification, data=""):
         ParityError: a difference is outside TOLERANCES[precision], or not a number.
     """
     card = predictor.card
-    comparison, truth = Comparison(), _Truth(card.labels, card.output["kind"])
+    kind = card.output["kind"]
+    comparison, truth = Comparison(threshold=0.5 if kind == "probabilities" else 0.0), _Truth(card.labels, kind)
     for image, label in verification:
         pixels = resize(np.asarray(image), predictor.size_px or np.shape(image)[:2])
         if card.input["dtype"] == "uint8":  # the rounding of a resized image is no fault of the file
@@ -120,8 +129,10 @@ def check_parity(network, predictor, verification, data=""):
         comparison.add(by_keras, by_file)
         truth.add(label, by_keras, by_file)
     tolerance, mean_ious = TOLERANCES[card.precision], truth.mean_ious()
-    if card.output["kind"] != "logits":  # labels are 0 or 1; of probabilities, single edge pixels may turn over
-        tolerance = replace(tolerance, max_abs_error=np.inf, relative_rms_error=np.inf)
+    if kind != "logits":  # of labels and probabilities, single edge pixels may turn over
+        tolerance = replace(tolerance, max_abs_error=np.inf)
+    if kind == "labels":  # which are 0 or 1: their agreement says it all
+        tolerance = replace(tolerance, relative_rms_error=np.inf)
     failures = comparison.failures(tolerance)
     if None not in mean_ious and not mean_ious[0] - mean_ious[1] <= tolerance.mean_iou_drop:
         failures.append(
@@ -155,6 +166,8 @@ def check_lowered(model, network, image):
     """
     size_px = network.input_shape[1:3]
     pixels = resize(np.asarray(image), np.shape(image)[:2] if None in size_px else size_px)
+    if "int" in model.inputs[0].dtype:  # Keras would cut what resizing left behind the point
+        pixels = np.clip(np.rint(pixels), 0, 255)
     (given,) = keras.tree.flatten(model(like_input(model, pixels[None]), training=False))
     comparison = Comparison()
     comparison.add(keras.ops.convert_to_numpy(given)[0], _keras_scores(network, pixels))

@@ -113,8 +113,11 @@ class Graph:
 
 
 def as_array(variable):
-    """The value of a Keras variable as a NumPy array, which on TensorFlow shares its memory."""
+    """The value of a Keras variable as a NumPy array, which on TensorFlow shares its memory; of bfloat16, which NumPy
+    does not know, in float32."""
     value = variable.value
+    if variable.dtype == "bfloat16":
+        return keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))
     if keras.backend.backend() == "tensorflow":
         return np.asarray(memoryview(value.read_value() if hasattr(value, "read_value") else value))
     return np.asarray(value)
@@ -141,7 +144,7 @@ def _read_into(graph, model, images):
             args, kwargs = keras.tree.map_structure(as_value, (node.arguments.args, dict(node.arguments.kwargs)))
             outputs = [Value(tensor.shape) for tensor in node.outputs]
             if _is_functional(node.operation):
-                given = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Value)]
+                given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Value)]
                 outputs = _read_into(graph, node.operation, given)
             else:
                 graph.steps.append(Step(node.operation, args, kwargs, outputs))

@@ -6,10 +6,22 @@ import keras
 import numpy as np
 
 from kseg.errors import InputError
+from kseg.layers import CropLike
+from kseg.layers.quantisation import FakeQuantize, RoundToStep
 from kseg.lowering import passes
 from kseg.lowering.graph import as_array, build, read
 from kseg.lowering.quantisation import take_ranges
 
+# Layers behind which probabilities are probabilities still.
+_KEEPING = (
+    CropLike,
+    FakeQuantize,
+    RoundToStep,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+    keras.layers.UpSampling2D,
+)
 OUTPUTS = {"logits": None, "probabilities": passes.give_probabilities, "labels": passes.give_labels}
 
 
@@ -42,8 +54,9 @@ def lower_with_ranges(
     Args:
         model: keras.Model with one image input and one output [B, H, W, classes].
         size_px: (height, width), or None where the model itself has a fixed size.
-        output: "logits": what the model gives, [1, H, W, classes]; "probabilities": after a softmax, if it does not
-            end in one already; "labels": the index of the greatest, uint8 (beyond 256 classes int32) [1, H, W].
+        output: "logits": what the model gives, [1, H, W, classes]; "probabilities": after a softmax (one class: a
+            sigmoid), if it does not end in one already; "labels": the index of the greatest, uint8 (beyond 256 classes
+            int32) [1, H, W].
         input_dtype: of the image in 0..255, "float32" or "uint8".
         skip: names of PASSES to leave out.
         resizable: keep height and width open; `size_px` is not used then.
@@ -52,7 +65,7 @@ def lower_with_ranges(
         Lowered, with the keras.Model: "image" [1, H, W, 3] -> as `output` says.
     Raises:
         InputError: the model takes something else than one RGB image of that size, its scores have another size
-            than its input, or its weights are not finite.
+            than its input, labels of one class are wanted, or its weights are not finite.
         ValueError: the model is neither functional nor sequential, or an argument is not allowed.
     """
     if not getattr(model, "inputs", None):
@@ -65,6 +78,8 @@ def lower_with_ranges(
     if unknown:
         raise ValueError(f"`skip` must name passes: {', '.join(passes.PASSES)}. Received: {', '.join(sorted(unknown))}")
     size_px = _size(model, size_px, resizable)
+    if output == "labels" and model.output_shape[-1] == 1:
+        raise InputError(f"{model.name}: has one class, which every pixel would get; export its probabilities instead")
     _check_weights(model)
     graph = read(model)
     ranges = {} if keep_rounding else take_ranges(graph)
@@ -85,9 +100,28 @@ def lower_with_ranges(
 
 
 def gives_probabilities(model):
-    """Whether the model ends in a softmax or a sigmoid."""
-    activation = getattr(model.layers[-1], "activation", None)
-    return getattr(activation, "__name__", "") in ("softmax", "sigmoid")
+    """Whether a functional or sequential model ends in a softmax or a sigmoid, behind which nothing but cutting,
+    enlarging or rounding comes."""
+    graph = read(model)
+    step = graph.maker(graph.output)
+    while step is not None and not _normalises(step.operation) and _keeps_kind(step.operation):
+        step = graph.maker(step.inputs[0])
+    return step is not None and _normalises(step.operation)
+
+
+def _normalises(operation):
+    # By name: keras.ops.softmax in a model is an operation of a class that is not public.
+    return type(operation).__name__ in ("Softmax", "Sigmoid") or _activation(operation) in ("softmax", "sigmoid")
+
+
+def _keeps_kind(operation):
+    if isinstance(operation, keras.layers.Activation):
+        return _activation(operation) == "linear"
+    return isinstance(operation, _KEEPING)
+
+
+def _activation(operation):
+    return getattr(getattr(operation, "activation", None), "__name__", "")
 
 
 def _check_weights(model):

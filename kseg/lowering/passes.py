@@ -287,8 +287,11 @@ PASSES = {
 
 
 def give_probabilities(graph):
-    """Softmax over the classes."""
-    graph.append(keras_layers.Softmax(name="probabilities"), graph.output.shape)
+    """Softmax over the classes; of one class, whose score is a logit against all else, the sigmoid."""
+    name = "probabilities"
+    one = graph.output.shape[-1] == 1
+    layer = keras_layers.Activation("sigmoid", name=name) if one else keras_layers.Softmax(name=name)
+    graph.append(layer, graph.output.shape)
 
 
 def give_labels(graph):

@@ -252,6 +252,38 @@ def test_labels_that_do_not_fit_give_no_mean_iou(tmp_path):
     assert _export(tmp_path / "net.onnx", verification=unlabelled).parity["mean_iou_file"] is None
 
 
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_class_is_compared_by_its_scores(tmp_path, activation):
+    """Calibrated on dark images, an 8-bit file cannot say what bright ones are; the argmax of one score is no help."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(image / 255.0)
+    network = keras.Model(image, keras.layers.Conv2D(1, 1, activation=activation)(x))
+    one = {"labels": LabelSet.numbered(1), "verification": [(image, None) for image, _ in _pairs()]}
+    arguments = {"format": "tflite", "size_px": SIZE, "precision": "int8", **one}
+    dark = [image // 16 for image in _calibration()]
+    with pytest.raises(ParityError, match="relative_rms_error|argmax_agreement"):
+        export(network, path=tmp_path / "net.tflite", calibration=dark, **arguments)
+    card = export(network, path=tmp_path / "net.tflite", calibration=_calibration(), **arguments)
+    assert card.parity["relative_rms_error"] < 0.1
+
+
+def test_what_is_always_zero_in_16_bits(tmp_path):
+    """LiteRT's addition of 16 bits would end the process, were the zeros stored in steps of 1."""
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(image / 255.0)
+    dead = keras.layers.Conv2D(4, 1, activation="relu", kernel_initializer="zeros")(x)
+    network = keras.Model(image, keras.layers.Conv2D(4, 1)(x + dead))
+    card = _export(tmp_path / "net.tflite", network, precision="int16x8", calibration=_calibration())
+    assert card.parity["relative_rms_error"] < 0.01
+
+
+def test_a_network_that_takes_uint8(tmp_path):
+    image = keras.Input((None, None, 3), dtype="uint8")
+    network = keras.Model(image, keras.layers.Conv2D(4, 3, padding="same")(keras.layers.Rescaling(1 / 255)(image)))
+    assert _export(tmp_path / "net.tflite", network).parity["argmax_agreement"] == 1.0
+
+
 def test_softmax_is_told(tmp_path):
     network = _network()
     network = keras.Model(network.inputs[0], keras.layers.Activation("softmax")(network.outputs[0]))

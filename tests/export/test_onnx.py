@@ -341,11 +341,12 @@ def test_int8_of_what_is_not_finite(tmp_path, factor):
 # ---- what goes wrong
 
 
-def test_an_operator_that_onnx_has_not(tmp_path):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_operator_that_onnx_has_not(tmp_path, precision):
     image = keras.Input((None, None, 3))
     network = lower(keras.Model(image, keras.ops.erfinv(image / 300.0), name="odd"), SIZE)
     with pytest.raises(ConversionError, match=r"net\.onnx: .*No Op registered for Erfinv") as caught:
-        write_onnx(network, tmp_path / "net.onnx")
+        write_onnx(network, tmp_path / "net.onnx", precision, calibration=_pictures())
     assert "\n" not in str(caught.value)
     assert not [*tmp_path.iterdir()]
 

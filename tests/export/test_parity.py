@@ -24,6 +24,13 @@ def test_by_hand():
     assert comparison.argmax_agreement == 1.0
 
 
+@pytest.mark.parametrize(("threshold", "agreement"), [(0.0, 1.0), (0.5, 0.75)])
+def test_one_class_is_split_at_the_threshold(threshold, agreement):
+    comparison = Comparison(threshold)
+    comparison.add([[[0.1], [0.4], [0.6], [0.9]]], [[[0.2], [0.6], [0.7], [0.8]]])
+    assert comparison.argmax_agreement == agreement
+
+
 def test_equal_scores_pass_every_tolerance():
     comparison = Comparison()
     comparison.add(_scores(), _scores())

@@ -4,7 +4,8 @@ import pytest
 from conftest import MODELS, over_networks
 
 from kseg.errors import InputError
-from kseg.lowering import PASSES, lower
+from kseg.layers import CropLike
+from kseg.lowering import PASSES, gives_probabilities, lower, quantization_aware
 
 
 def _network(shape=(None, None, 3), padding="same", dtype="float32"):
@@ -23,7 +24,7 @@ def _image(size_px):
     return np.random.default_rng(0).uniform(0, 255, (1, *size_px, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_float32_copy_at_a_fixed_size(dtype):
     network = _network(dtype=dtype)
     copy = lower(network, (17, 23), skip=PASSES)
@@ -144,6 +145,57 @@ def test_probabilities():
     np.testing.assert_allclose(found, keras.ops.softmax(network(images)), atol=1e-6)
     already = keras.Model(network.inputs[0], keras.layers.Activation("softmax")(network.outputs[0]))
     np.testing.assert_allclose(lower(already, (8, 8), output="probabilities")(images), found, atol=1e-6)
+
+
+def _nested(x):
+    inner = keras.Input((None, None, 2))
+    return keras.Model(inner, keras.layers.Activation("softmax")(inner))(x)
+
+
+ENDS = {
+    "softmax layer": (keras.layers.Softmax(), True),
+    "operation": (keras.ops.softmax, True),
+    "activation": (keras.layers.Conv2D(2, 1, activation="softmax"), True),
+    "sigmoid": (keras.ops.sigmoid, True),
+    "inner model": (_nested, True),
+    "cut": (lambda x: CropLike((0, 0))([keras.layers.Softmax()(x), x]), True),
+    "enlarged": (lambda x: keras.layers.UpSampling2D()(keras.layers.Softmax()(x[:, ::2, ::2])), True),
+    "dropout": (lambda x: keras.layers.Dropout(0.5)(keras.ops.softmax(x)), True),
+    "convolution": (keras.layers.Conv2D(2, 1), False),
+    "weights behind": (lambda x: keras.layers.Conv2D(2, 1)(keras.ops.softmax(x)), False),
+    "scaled": (lambda x: 2.0 * keras.ops.softmax(x), False),
+    "linear": (keras.layers.Activation("linear"), False),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_no_softmax_comes_twice(end):
+    layer, normalised = ENDS[end]
+    network = _network((8, 8, 3))
+    network = keras.Model(network.inputs[0], layer(network.outputs[0]))
+    assert gives_probabilities(network) == normalised
+    images = _image((8, 8))
+    expected = network(images) if normalised else keras.ops.softmax(network(images))
+    np.testing.assert_allclose(lower(network, None, output="probabilities")(images), expected, atol=1e-6)
+    if normalised and end != "enlarged":  # of which no 8-bit training knows the layer
+        assert gives_probabilities(quantization_aware(network))
+
+
+def test_one_class():
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(1, 1)])
+    images = _image((8, 8)) / 255
+    found = lower(network, None, output="probabilities")(images)
+    np.testing.assert_allclose(found, keras.ops.sigmoid(network(images)), atol=1e-6)
+    with pytest.raises(InputError, match="has one class, which every pixel would get"):
+        lower(network, None, output="labels")
+
+
+def test_an_inner_model_called_by_name():
+    inner_in = keras.Input((None, None, 3))
+    inner = keras.Model(inner_in, keras.layers.Conv2D(2, 1)(inner_in))
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, inner(inputs=image))
+    np.testing.assert_allclose(lower(network, (8, 8))(_image((8, 8))), network(_image((8, 8))), rtol=1e-5)
 
 
 def test_many_classes_give_int32_labels():

@@ -50,6 +50,7 @@ def write_onnx(
     proto, weights = structure(model, output)
     onnx.helper.set_model_props(proto, {**(metadata or {}), "opset": str(OPSET)})
     if precision == "int8":
+        check(proto, weights, path.name)  # ONNX Runtime, which measures the activations, would not say it in a line
         with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as folder:
             proto, weights = quantise(proto, weights, Path(folder), calibration, float_nodes)
     elif precision == "float16":

@@ -45,7 +45,9 @@ class Numbers:
         """The finest numbers that reach from low to high and hold zero exactly."""
         low, high = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
         if dtype == "int16":
-            return cls(float(max(-low, high) / np.float32(32767)) or 1.0, 0, dtype)
+            # Fine numbers for what was always zero: LiteRT's ADD of 16 bits ends the process where the scale of a part
+            # is 2**14 times that of the sum.
+            return cls(float(max(-low, high) / np.float32(32767)) or 1 / 32767, 0, dtype)
         # In single precision, like kseg.layers.quantisation: the two must find the same numbers to the last bit.
         scale = (high - low) * PER_UNIT[255] or np.float32(1)
         return cls(float(scale), int(np.clip(np.rint(np.float32(-128) - low / scale), -128, 127)), dtype)

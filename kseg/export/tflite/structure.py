@@ -21,6 +21,7 @@ _NO_ACTIVATION = schema.ActivationFunctionType.NONE
 _ACTIVATIONS = {
     schema.ActivationFunctionType.RELU: "RELU",
     schema.ActivationFunctionType.RELU6: "RELU6",
+    schema.ActivationFunctionType.RELU_N1_TO_1: "RELU_N1_TO_1",
     schema.ActivationFunctionType.TANH: "TANH",
 }
 
