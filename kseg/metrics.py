@@ -8,8 +8,8 @@ left out of the means. A class with predicted but no true pixels has IoU and Dic
 no accuracy (0/0), so it is left out of the mean accuracy. Without any valid pixel every number is NaN.
 
 What fails loudly: a label that is neither a class nor `ignore`, a prediction that is no class, and in the graph
-scores that are not finite. The NumPy
-functions raise; a graph cannot, so there every score becomes NaN, and `matrix()` raises.
+scores that are not finite. The NumPy functions raise; a graph cannot, so there every score becomes NaN, and
+`matrix()` raises.
 """
 
 import keras

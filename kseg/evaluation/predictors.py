@@ -19,7 +19,7 @@ class KerasPredictor:
     """A Keras network as a predictor.
 
     Attributes:
-        model: keras.Model, images [B, H, W, 3] -> logits or probabilities [B, H, W, classes], any size.
+        model: keras.Model, images [B, H, W, 3] -> logits or probabilities [B, H, W, classes].
         labels: LabelSet.
         kind: what the scores are, "logits" or "probabilities".
         size_px: None: it works at each image's own size.
@@ -38,7 +38,12 @@ class KerasPredictor:
             compiled.jit_compile = keras.backend.backend() == "jax"
 
     def __call__(self, images):
-        """uint8 or float [B, H, W, 3] in 0..255 -> float32 scores [B, H, W, classes]."""
+        """uint8 or float [B, H, W, 3] in 0..255 -> float32 scores [B, H, W, classes].
+
+        Raises:
+            InputError: the network was built for images of another size.
+        """
+        self._check_size(images)
         # Unlike `predict`, this does not trace anew for every image size.
         return np.asarray(self.model.predict_on_batch(np.asarray(images, np.float32)))
 
@@ -53,15 +58,26 @@ class KerasPredictor:
         Returns:
             int32 [B, H, W].
         Raises:
+            InputError: the network was built for images of another size.
             CheckError: scores that are not finite.
         """
         images = np.asarray(images)
         if windows.is_large(images[0]):
             return np.stack([windows.indices(lambda part: self(part[None])[0], image) for image in images])
+        self._check_size(images)
         found, finite = self._labeller.predict_on_batch(np.asarray(images, np.float32))
         if not np.all(finite):
             raise CheckError(windows.NOT_FINITE)
         return np.asarray(found, np.int32)
+
+    def _check_size(self, images):
+        wanted = self.model.input_shape[1:3]
+        given = np.shape(images)[1:3]
+        if any(side not in (None, there) for side, there in zip(wanted, given, strict=True)):
+            raise InputError(
+                f"{self.model.name}: was built for images of {wanted[0]}x{wanted[1]} (height x width), not of "
+                f"{given[0]}x{given[1]}; with input_shape=(None, None, 3) it takes any"
+            )
 
 
 class _Classes(keras.layers.Layer):
@@ -82,17 +98,14 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
         overlap_px: least overlap of these windows; None: a quarter of the shorter side.
         flips, scales: views of each image to average over, see `kseg.evaluation.Augmented`.
     Raises:
-        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network for RGB images of any
-            size; or it does not take such windows or scales.
+        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network for RGB images; or it
+            does not take such windows or scales.
     """
     path = Path(path)
     if path.suffix == ".keras":
         model, labels = load_model(path)
-        if model.input_shape[1:] != (None, None, 3):
-            raise InputError(
-                f"{path}: takes images of the shape {model.input_shape[1:]}; RGB of any size is wanted: build it with "
-                "input_shape=(None, None, 3)"
-            )
+        if len(model.input_shape) != 4 or model.input_shape[-1] != 3:
+            raise InputError(f"{path}: takes images of the shape {model.input_shape[1:]}; RGB is wanted")
         predictor = KerasPredictor(model, labels)
     elif path.suffix in (".tflite", ".onnx"):
         predictor = runtime.load(path, threads=threads)
