@@ -44,8 +44,7 @@ def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
         slugs.append(slug)
         for old in [*folder.glob(f"{slug}_best_?.jpg"), *folder.glob(f"{slug}_worst_?.jpg")]:
             old.unlink()
-        alone = sum(other.data == group.data for other in groups) == 1
-        parts.append(_section(group, slug, folder, group.data in pictures_of, "" if alone else f" ({group.split})"))
+        parts.append(_section(group, slug, folder, group.data in pictures_of, _suffix(group, groups)))
     parts.append(_sources(known))
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
@@ -60,6 +59,16 @@ def _introduction(command):
         "run, so it is slightly in that network's favour. **Bold** is the best of a column. Published figures are in "
         "italics, with what they were measured on."
     )
+
+
+def _suffix(group, groups):
+    """What a title needs beside the data set's name to be told from the others."""
+    same = [other for other in groups if other.data == group.data]
+    if len(same) == 1:
+        return ""
+    if sum(other.split == group.split for other in same) == 1:
+        return f" ({group.split})"
+    return f" ({group.split}, {group.images} images)"
 
 
 def _section(group, slug, folder, with_pictures, suffix):

@@ -103,6 +103,12 @@ def test_the_same_data_in_two_splits(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"nuclei_curves.png", "nuclei_2_curves.png"}
 
 
+def test_a_split_of_two_sizes(tmp_path):
+    runs = [make_run(tmp_path / str(images), scores(0.6, images=images), facts()) for images in (6, 20)]
+    text, _ = _write(tmp_path, runs)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Nuclei (val, 6 images)", "Nuclei (val, 20 images)", "Data"]
+
+
 def test_text_from_files_is_taken_literally(tmp_path):
     result = scores(0.6, classes=("a|b", "*c*<img>"))
     told = facts(command="python tools/train.py x --data 'a|b'", machine="[x](y)")
