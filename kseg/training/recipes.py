@@ -85,7 +85,7 @@ def camvid_fcn8s():
 
     `tools/train.py camvid_fcn8s --data camvid --out runs/camvid --set backbone_weights=vgg16.h5`. Cut down for two
     cores without AVX-512 (`crop_px=224,224 batch=4 epochs=6 learning_rate=1e-4 frozen=block1,block2,block3`, one hour)
-    it reached 62.1 mean IoU and 90.6 pixel accuracy on val, and 66.5 and 92.0 after eight epochs more (`weights=`).
+    it reached 62.1 mean IoU and 90.6 pixel accuracy on val, and 66.4 and 92.0 after eight epochs more (`weights=`).
     """
     return Recipe(
         model="FCN8s",
