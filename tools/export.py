@@ -58,7 +58,7 @@ def main(argv=None):
     pairs = export.verification(args.verify, args.splits[1], args.images, labels)
     if pairs[0][1] is None:
         print(f"{args.verify} has other classes than the network: it proves the file, but gives no mean IoU")
-    size_px = tuple(args.size) if args.size else model.input_shape[1:3]
+    size_px = tuple(args.size) if args.size else model.inputs[0].shape[1:3]
     path = args.out / f"{args.name or f'{args.model.stem}_{args.precision}'}.{args.format}"
     card = export.export(
         model,

@@ -44,7 +44,7 @@ def main(argv=None):
         raise InputError(f"{args.data}: {other}")
     calibration = export.calibrate(args.data, args.splits[0], args.images)
     pairs = scoring.pairs_to_score(source, calibration, args.images)
-    size_px = tuple(args.size) if args.size else model.input_shape[1:3]
+    size_px = tuple(args.size) if args.size else model.inputs[0].shape[1:3]
     size_px = pairs[0][0].shape[:2] if None in size_px else size_px
     found = export.search(model, labels, size_px, calibration, pairs, args.target, cli.progress)
     print(f"{args.model}: mean IoU {found.mean_iou:.4f} at {size_px[0]}x{size_px[1]} on {len(pairs)} images")

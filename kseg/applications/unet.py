@@ -90,14 +90,7 @@ def UNet(
     if padding == "same":
         x = PadToStride(32 if backbone else 2**depth, name="pad")(x)
     if backbone:
-        features = vgg16(x, alpha, before_pool=True) if backbone == "vgg16" else mobilenet_v2(x, alpha)
-        if backbone == "vgg16" and batch_normalization:
-            features = {
-                stride: BatchNormalization(name=f"encode_{stride}_bn")(feature) for stride, feature in features.items()
-            }
-        if dropout:
-            for stride in sorted(features)[-2:]:
-                features[stride] = layers.Dropout(dropout, name=f"dropout_{stride}")(features[stride])
+        features = _contract_by(backbone, x, alpha, batch_normalization, dropout)
     else:
         features = _contract(x, filters, depth, padding, batch_normalization, dropout)
     x = _expand(features, filters, padding, upsampling, batch_normalization)
@@ -141,6 +134,19 @@ def _contract(x, filters, depth, padding, batch_normalization, dropout):
         if dropout and level >= depth - 1:
             x = layers.Dropout(dropout, name=f"dropout_{stride}")(x)
         features[stride] = x
+    return features
+
+
+def _contract_by(backbone, x, alpha, batch_normalization, dropout):
+    """{stride: features} of a backbone."""
+    features = vgg16(x, alpha, before_pool=True) if backbone == "vgg16" else mobilenet_v2(x, alpha)
+    if backbone == "vgg16" and batch_normalization:
+        features = {
+            stride: BatchNormalization(name=f"encode_{stride}_bn")(feature) for stride, feature in features.items()
+        }
+    if dropout:
+        for stride in sorted(features)[-2:]:
+            features[stride] = layers.Dropout(dropout, name=f"dropout_{stride}")(features[stride])
     return features
 
 

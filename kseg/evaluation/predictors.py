@@ -71,7 +71,7 @@ class KerasPredictor:
         return np.asarray(found, np.int32)
 
     def _check_size(self, images):
-        wanted = self.model.input_shape[1:3]
+        wanted = self.model.inputs[0].shape[1:3]
         given = np.shape(images)[1:3]
         if any(side not in (None, there) for side, there in zip(wanted, given, strict=True)):
             raise InputError(
@@ -104,8 +104,9 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
     path = Path(path)
     if path.suffix == ".keras":
         model, labels = load_model(path)
-        if len(model.input_shape) != 4 or model.input_shape[-1] != 3:
-            raise InputError(f"{path}: takes images of the shape {model.input_shape[1:]}; RGB is wanted")
+        shape = model.inputs[0].shape  # not `input_shape`, which is a list or dict where the model was built with one
+        if len(shape) != 4 or shape[-1] != 3:
+            raise InputError(f"{path}: takes images of the shape {shape[1:]}; RGB is wanted")
         predictor = KerasPredictor(model, labels)
     elif path.suffix in (".tflite", ".onnx"):
         predictor = runtime.load(path, threads=threads)

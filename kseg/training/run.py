@@ -65,8 +65,8 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print, abo
         placement: Placement: the devices, and perhaps the processes, that share the work. Only one process, the
             chief, logs and writes; in all, the Run holds the same numbers.
     Raises:
-        InputError: the recipe does not fit, the run is finished, a state is damaged, the disk is full, or another
-            process was lost.
+        InputError: the recipe does not fit, the run is finished or was begun with other samples, a state is damaged,
+            the disk is full, or another process was lost.
     """
     job = _Job(recipe, train_source, val_source, Path(folder), log if placement.is_chief else _silent, placement)
     with placement.scope():
