@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kseg import cli
+from kseg.data import read_image
+from kseg.errors import InputError
 from kseg.evaluation.scores import summarise
 from kseg.labels import LabelSet
 
@@ -47,6 +50,16 @@ def test_names_with_brackets_are_printed_as_they_are(capsys):
     cli.print_table(("layer",), [("[void]",), ("[/other]",)])
     printed = capsys.readouterr().out
     assert printed.count("[void]") == printed.count("[/other]") == 2
+
+
+def test_tools_read_images_that_pillow_alone_refuses(tmp_path, monkeypatch):
+    Image.new("RGB", (5, 5)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match=r"large\.png"):
+        read_image(tmp_path / "large.png")
+    shapes = []
+    assert cli.command(lambda argv: shapes.append(read_image(tmp_path / "large.png").shape))() == 0
+    assert shapes == [(5, 5, 3)]
 
 
 def test_a_tool_prints_nothing_but_its_own_line():

@@ -257,6 +257,7 @@ def test_fit_logs_scores_over_the_whole_set(jit, tmp_path):
         assert again.evaluate(images, labels, batch_size=2, verbose=0, return_dict=True) == pytest.approx(found)
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_numbers():
     pytest.importorskip("jax")
     script = """

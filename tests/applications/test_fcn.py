@@ -188,10 +188,10 @@ def test_bad_arguments(options, message):
 def pair():
     """A classifier whose 3x3 kernels have nothing but a centre, so that borders have no effect; and its network.
 
-    On the real VGG16: 138 M parameters, so it is made once.
+    On a VGG16 for windows of 64 pixels, which weighs a third of the published one; 10 classes.
     """
     keras.utils.set_random_seed(0)
-    classifier = keras.applications.VGG16(weights=None)
+    classifier = keras.applications.VGG16(weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None)
     for layer in classifier.layers:
         if "conv" in layer.name:
             kernel = np.zeros(layer.kernel.shape, np.float32)
@@ -204,20 +204,20 @@ def pair():
 class TestFullyConvolutional:
     def test_equals_the_classifier_on_its_own_size(self, pair):
         classifier, network = pair
-        image = preprocess_input(small_images(224, 224))
+        image = preprocess_input(small_images(64, 64))
         heat = np.asarray(network(image))
-        assert heat.shape == (1, 1, 1, 1000)
-        np.testing.assert_allclose(heat[:, 0, 0], classifier(image), rtol=1e-3, atol=1e-7)
+        assert heat.shape == (1, 1, 1, 10)
+        np.testing.assert_allclose(heat[:, 0, 0], classifier(image), rtol=1e-3, atol=1e-4 * np.ptp(heat))
 
     def test_heat_map_is_the_classifier_slid_over_pixels(self, pair):
         classifier, network = pair
-        image = preprocess_input(small_images(288, 330))
+        image = preprocess_input(small_images(128, 170))
         heat = np.asarray(network(image))
-        assert heat.shape == (1, 3, 4, 1000)
+        assert heat.shape == (1, 3, 4, 10)
         assert np.std(heat, axis=(1, 2)).max() > 1e-5
         for row, column in ((0, 0), (0, 3), (1, 2), (2, 1), (2, 3)):
-            window = image[:, 32 * row : 32 * row + 224, 32 * column : 32 * column + 224]
-            np.testing.assert_allclose(heat[:, row, column], classifier(window), rtol=1e-3, atol=1e-7)
+            window = image[:, 32 * row : 32 * row + 64, 32 * column : 32 * column + 64]
+            np.testing.assert_allclose(heat[:, row, column], classifier(window), rtol=1e-3, atol=1e-4 * np.ptp(heat))
 
     def test_heat_map_is_the_dense_layers_slid_over_features(self, pair):
         """With whole kernels, where sliding over pixels has effects at borders, this stays exact."""
@@ -225,15 +225,15 @@ class TestFullyConvolutional:
         for model in pair:
             kernel = np.random.default_rng(2).normal(0, 0.2, (3, 3, 3, 64))
             model.get_layer("block1_conv1").kernel.assign(kernel)
-        image = preprocess_input(small_images(250, 290))
+        image = preprocess_input(small_images(90, 130))
         pool5 = keras.Model(network.input, network.get_layer("block5_pool").output)(image)
         heat = np.asarray(network(image))
-        assert heat.shape == (1, 1, 3, 1000)
+        assert heat.shape == (1, 1, 3, 10)
         for column in range(3):
-            x = pool5[:, :7, column : column + 7]
+            x = pool5[:, :2, column : column + 2]
             for name in ("flatten", "fc1", "fc2", "predictions"):
                 x = classifier.get_layer(name)(x)
-            np.testing.assert_allclose(heat[:, 0, column], x, rtol=1e-3, atol=1e-7)
+            np.testing.assert_allclose(heat[:, 0, column], x, rtol=1e-3, atol=1e-4 * np.ptp(heat))
 
     def test_other_network(self):
         with pytest.raises(ValueError, match=r"VGG16\(include_top=True\)"):

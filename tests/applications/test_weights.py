@@ -104,7 +104,7 @@ class TestPublishedFiles:
         vgg, mobile = ({"filters": 2, "backbone": name} for name in ("vgg16", "mobilenet_v2"))
         for path in (tmp_path / "text.h5", cut, mobilenet_v2_file, tmp_path / "none.h5", tmp_path):
             with pytest.raises(InputError, match=path.name):
-                UNet(**vgg, backbone_weights=path)
+                UNet(**vgg, alpha=0.125, backbone_weights=path)
         for path in (cut_new, vgg16_file):
             with pytest.raises(InputError, match=path.name):
                 UNet(**mobile, backbone_weights=path)

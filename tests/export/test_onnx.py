@@ -83,7 +83,7 @@ def _shape(entry):
 # ---- all networks
 
 
-@over_networks()
+@over_networks("fcn32s", "fcn8s", "unet", "unet_bilinear", "unet_mobilenet_v2")
 def test_fixed_size(tmp_path, build):
     network, path = lower(_filled(build), ODD), tmp_path / "net.onnx"
     assert write_onnx(network, path, metadata={"network": network.name}) == [path]

@@ -26,6 +26,11 @@ SETTINGS = [
     "warmup_steps=3",
     "elastic_px=2",
     "class_weights=median_frequency",
+    "frozen=encode,upsample_2",
+    "thaw_after=1",
+    "average=0.9",
+    "accumulate=2",
+    "clip_norm=1",
 ]
 
 # oneDNN's sums may differ in their last bits from run to run on a busy machine, which 70 steps make visible.

@@ -35,13 +35,12 @@ def _compare(expected, found):
     return error, (expected.argmax(-1) == found.argmax(-1)).mean()
 
 
-@over_networks("fcn8s", "unet_bilinear", "unet_mobilenet_v2")
-def test_every_network_in_every_precision(tmp_path, build):
-    network = filled(build)
+def _check_files(tmp_path, network, precisions):
     (image,) = pictures(1, seed=1)
     expected = np.asarray(network(image[None]))[0]
     assert np.isfinite(expected).all()
-    for precision, (error, agreement) in LIMITS.items():
+    for precision in precisions:
+        error, agreement = LIMITS[precision]
         path = tmp_path / f"{precision}.tflite"
         assert _written(path, network, precision) == {"converter": "structure"}
         measured = _compare(expected, run(path, image))
@@ -49,8 +48,18 @@ def test_every_network_in_every_precision(tmp_path, build):
         assert measured[1] >= agreement, precision
         if precision != "int16x8":  # those have no kernels in XNNPACK
             assert fully_accelerated(path), precision
+
+
+@over_networks("fcn8s", "unet_bilinear")
+def test_every_network_in_every_precision(tmp_path, build):
+    _check_files(tmp_path, filled(build), LIMITS)
     sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes["int8"] < sizes["float16"] < sizes["float32"]
+
+
+def test_a_network_on_mobilenet_in_8_bits(tmp_path):
+    """Its many layers take long: in all precisions it is among the slow tests."""
+    _check_files(tmp_path, filled(dict(MODELS)["unet_mobilenet_v2"]), ["int8"])
 
 
 def test_the_signature(tmp_path):
