@@ -13,16 +13,20 @@ from kseg.training.recipe import Recipe
 def nuclei_unet():
     """Cell nuclei, a small U-Net from scratch, in minutes on two cores.
 
-    `tools/train.py nuclei_unet --data nuclei --out runs/nuclei`: 0.864 mean IoU on the 20 bundled images kept back.
+    `tools/train.py nuclei_unet --data nuclei --out runs/nuclei`: 0.880 mean IoU on the 20 bundled images kept back;
+    with seeds 0, 1 and 2: 0.883 +- 0.006. With learned upsampling (`upsampling=transpose`) it was 0.852 +- 0.037. The
+    zoom is wide because the exported files see large images shrunk to their size.
     """
     return Recipe(
         model="UNet",
         filters=8,
         depth=4,
+        upsampling="bilinear",
         crop_px=(128, 128),
         batch=8,
         epochs=24,
         repeats=4,
+        scales=(0.5, 1.5),
         flips="all",
         loss=("cross_entropy", "soft_dice"),
         learning_rate=1.5e-3,
@@ -35,9 +39,9 @@ def nuclei_unet():
 def nuclei_unet_mobilenet():
     """Cell nuclei, a U-Net on a narrow MobileNetV2 from scratch: the small network for a phone.
 
-    `tools/train.py nuclei_unet_mobilenet --data nuclei --out runs/nuclei`: 0.882 mean IoU on the 20 bundled images
+    `tools/train.py nuclei_unet_mobilenet --data nuclei --out runs/nuclei`: 0.872 mean IoU on the 20 bundled images
     kept back, after about 15 minutes of processor time. Until the learning rate is low, that score jumps from one
-    validation to the next (0.36, 0.86, 0.87, 0.68, 0.88), while the loss on the training crops falls.
+    validation to the next (0.84, 0.84, 0.77, 0.87, 0.87), while the loss on the training crops falls.
     """
     return replace(
         nuclei_unet(),
