@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from kseg import cli
+from kseg.errors import need
 
 EXAMPLES = """
 python tools/evaluate.py runs/nuclei/best.keras --data nuclei --split val
@@ -37,6 +38,7 @@ def main(argv=None):
     if args.json:
         cli.check_file(args.json)
     if args.pictures:
+        need("matplotlib", "plots")
         cli.check_output(args.pictures)
     predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     source = data.open_source(args.data, args.split)

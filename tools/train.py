@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from kseg import cli
-from kseg.errors import InputError
+from kseg.errors import InputError, need
 
 EXAMPLES = """
 python tools/train.py nuclei_unet --data nuclei --out runs/nuclei
@@ -51,6 +51,7 @@ def main(argv=None):
     from kseg import data, training
     from kseg.evaluation.boundaries import check_boundary
 
+    need("matplotlib", "plots")  # for the charts of a run that is done
     placement = training.place(args.distribute, args.coordinator, args.processes, args.process)
     recipe = training.change(training.find_recipe(args.recipe), args.set)
     if args.seeds and args.distribute == "hosts":

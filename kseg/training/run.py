@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 
 from kseg import data
-from kseg.errors import InputError
+from kseg.errors import InputError, need
 from kseg.files import replacing
 from kseg.training.averaging import AveragedWeights
 from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, thaw
@@ -67,6 +67,7 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print, abo
     Raises:
         InputError: the recipe does not fit, the run is finished or was begun with other samples, a state is damaged,
             the disk is full, or another process was lost.
+        ImportError: a library that the recipe needs is not installed. Nothing was written.
     """
     job = _Job(recipe, train_source, val_source, Path(folder), log if placement.is_chief else _silent, placement)
     with placement.scope():
@@ -91,6 +92,7 @@ class _Job:
 
     def run(self, resume, about):
         recipe, labels = self.recipe, self.train_source.labels
+        _check_installed(recipe, labels)
         if self.placement.kind and recipe.accumulate > 1 and keras.backend.backend() == "tensorflow":
             raise InputError(
                 "recipe field `accumulate`: on several devices Keras does that on JAX only (KERAS_BACKEND=jax)"
@@ -189,6 +191,14 @@ class _Job:
             )
 
 
+def _check_installed(recipe, labels):
+    """Raise ImportError, before anything is written, for what this recipe would import on the way."""
+    need("tensorflow", "cpu")  # tf.data feeds the other backends, too
+    _augmentation(recipe, labels)
+    if recipe.border_weight:
+        need("cv2", "data")
+
+
 def _finished_epochs(state, recipe, folder):
     done = state["epoch"] + 1
     if done >= recipe.epochs:
@@ -205,10 +215,6 @@ def training_stream(recipe, source, first_epoch=0, shard=(0, 1)):
     """The recipe's crops from `first_epoch` to the last, as one tf.data.Dataset of (images, labels[, weights])."""
     if recipe.cache == "memory":
         source = data.cached(source, "memory")
-    changes = {name: getattr(recipe, name) for name in ("scales", "flips", "brightness", "contrast", "saturation")}
-    if recipe.augmentation == "albumentations":
-        ignore = source.labels.ignore
-        changes = {"transforms": [data.like_native(recipe.crop_px, **changes, ignore=ignore)]}
     return data.training_batches(
         source,
         crop_px=recipe.crop_px,
@@ -216,13 +222,21 @@ def training_stream(recipe, source, first_epoch=0, shard=(0, 1)):
         seed=recipe.seed,
         first_epoch=first_epoch * recipe.repeats,
         epochs=recipe.epochs * recipe.repeats,
-        **changes,
+        **_augmentation(recipe, source.labels),
         elastic_px=recipe.elastic_px,
         border_weight=recipe.border_weight,
         border_sigma_px=recipe.border_sigma_px,
         border_background=recipe.border_background,
         shard=shard,
     )
+
+
+def _augmentation(recipe, labels):
+    """The arguments of `data.training_batches` for what the recipe does at random to a crop's place and colours."""
+    changes = {name: getattr(recipe, name) for name in ("scales", "flips", "brightness", "contrast", "saturation")}
+    if recipe.augmentation == "albumentations":
+        return {"transforms": [data.like_native(recipe.crop_px, **changes, ignore=labels.ignore)]}
+    return changes
 
 
 def _silent(line):

@@ -94,6 +94,14 @@ def test_unknown_names(tiny_data, tmp_path, fails):
     assert not run.exists()
 
 
+def test_charts_that_cannot_be_drawn_are_told_before_the_work(tiny_run, tiny_data, tmp_path, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out, best = tmp_path / "out", tiny_run / "best.keras"
+    for given in (("train", "nuclei_unet", "--out"), ("evaluate", best, "--pictures")):
+        assert "pip install 'kseg[plots]'" in fails(*given, out, "--data", tiny_data)
+    assert not out.exists()
+
+
 def test_a_run_is_not_overwritten(tiny_run, tiny_data, fails):
     before = (tiny_run / "best.keras").read_bytes()
     assert "--resume" in fails("train", "nuclei_unet", "--data", tiny_data, "--out", tiny_run)

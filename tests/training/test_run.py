@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -176,6 +177,21 @@ def test_a_run_goes_on_with_its_own_samples_only(sources, one_epoch):
 def test_a_border_background_that_is_no_class_leaves_nothing_behind(sources, tmp_path):
     with pytest.raises(InputError, match="`border_background` must be one of 2 classes, counted from 0. Received: 5"):
         _train(sources, tmp_path / "run", border_weight=10.0, border_background=5)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "settings"),
+    [
+        ("tensorflow", "cpu", {}),
+        ("albumentations", "data", {"augmentation": "albumentations"}),
+        ("cv2", "data", {"border_weight": 10.0, "border_background": 0}),
+    ],
+)
+def test_what_is_not_installed_is_missed_at_once(module, extra, settings, sources, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{module} is not installed.*kseg\[{extra}\]"):
+        _train(sources, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 
