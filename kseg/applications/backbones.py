@@ -60,10 +60,11 @@ def mobilenet_v2(images, alpha=1.0):
     Returns:
         {2, 4, 8, 16: expanded features before each downsampling, 32: the last map}.
     Departs from keras.applications: its momentum of 0.999 wants ten thousand steps before the moving statistics are
-    those of the images; here it is 0.99, Keras's default.
+    those of the images, and over 52 layers even those of 0.99 lag behind weights that change: a network that had
+    learned its nuclei in 192 steps scored 0.13 mean IoU with 0.99 and 0.75 with 0.9, which it is here.
     """
     network = keras.applications.MobileNetV2(input_tensor=images, include_top=False, weights=None, alpha=alpha)
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = 0.99
+            layer.momentum = 0.9
     return {stride: network.get_layer(name).output for stride, name in _MOBILENET_V2_FEATURES.items()}
