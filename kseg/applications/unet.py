@@ -5,7 +5,7 @@ from functools import partial
 import keras
 from keras import layers
 
-from kseg.applications.backbones import mobilenet_v2, vgg16
+from kseg.applications.backbones import BN_MOMENTUM, mobilenet_v2, vgg16
 from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
 from kseg.applications.weights import load_mobilenet_v2, load_vgg16, load_weights
 from kseg.layers import BatchNormalization, CropLike, DoubleSize, PadToStride, Preprocess
@@ -142,7 +142,8 @@ def _contract_by(backbone, x, alpha, batch_normalization, dropout):
     features = vgg16(x, alpha, before_pool=True) if backbone == "vgg16" else mobilenet_v2(x, alpha)
     if backbone == "vgg16" and batch_normalization:
         features = {
-            stride: BatchNormalization(name=f"encode_{stride}_bn")(feature) for stride, feature in features.items()
+            stride: BatchNormalization(momentum=BN_MOMENTUM, name=f"encode_{stride}_bn")(feature)
+            for stride, feature in features.items()
         }
     if dropout:
         for stride in sorted(features)[-2:]:
@@ -186,6 +187,6 @@ def _two_convolutions(x, channels, padding, batch_normalization, name):
             name=f"{name}_conv{number}",
         )(x)
         if batch_normalization:
-            x = BatchNormalization(name=f"{name}_bn{number}")(x)
+            x = BatchNormalization(momentum=BN_MOMENTUM, name=f"{name}_bn{number}")(x)
         x = layers.Activation("relu", name=f"{name}_relu{number}")(x)
     return x
