@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
-# Not in install_requires: what runs on a device, kseg.runtime, needs no Keras.
+# Not in install_requires: exported files need no Keras, neither on a device nor in tools/predict.py.
 _KERAS = "keras>=3.8"
 EXTRAS = {
     "cpu": [_KERAS, "tensorflow-cpu>=2.18"],
@@ -38,7 +38,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kseg", "kseg.*"]),
     package_data={"kseg.data": ["bundled/*/*", "bundled/*/*/*/*"]},
-    install_requires=["numpy", "pillow"],
+    install_requires=["numpy", "pillow", "rich"],  # rich: what the tools print with
     extras_require=EXTRAS,
     classifiers=[
         "Programming Language :: Python :: 3.11",

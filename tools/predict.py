@@ -27,7 +27,8 @@ def _arguments(argv):
 def main(argv=None):
     """Write an index PNG with the palette in it and an overlay for each image."""
     args = _arguments(argv)
-    cli.load_keras()
+    if args.model.suffix == ".keras":  # Keras takes seconds to import, and exported files need none
+        cli.load_keras()
     from kseg import evaluation
     from kseg.data.files import read_image
     from kseg.errors import InputError

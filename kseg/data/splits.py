@@ -13,7 +13,7 @@ def open_split(split, open_whole):
     """The source that a split names, which may be a part of one or the sum of several.
 
     Args:
-        split: such as "train", "train[:80%]" or "val+train[124:225]"; or None. Samples count from 0 in the source's
+        split: such as "train", "train[:80%]" or "val+train[62:163]"; or None. Samples count from 0 in the source's
             order, which for files is that of their names; as in Python the second edge is not of the part, and
             negative ones count from the end.
         open_whole: function that opens a split without edges: name or None -> source.

@@ -1,6 +1,6 @@
 """Predictor + data -> numbers and pictures; files -> how fast and how large they are.
 
-Imported when it is used (PEP 562), because a board that times a .tflite file has neither Keras nor TensorFlow.
+Imported when it is used (PEP 562), because to time or run a .tflite file takes neither Keras nor TensorFlow.
 """
 
 import importlib
@@ -13,7 +13,7 @@ _HOMES = {
     "Augmented": "augmentation",
     "BoundaryScores": "boundaries",
     "evaluate_boundaries": "boundaries",
-    "KerasPredictor": "predictors",
+    "KerasPredictor": "keras_predictor",
     "load_predictor": "predictors",
 }
 

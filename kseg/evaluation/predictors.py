@@ -2,89 +2,10 @@
 
 from pathlib import Path
 
-import keras
-import numpy as np
-from keras import ops
-
 from kseg import runtime
-from kseg.errors import CheckError, InputError
+from kseg.errors import InputError
 from kseg.evaluation.augmentation import Augmented
-from kseg.lowering import gives_probabilities
-from kseg.metrics import first_largest
 from kseg.runtime import windows
-from kseg.training.checkpoint import load_model
-
-
-class KerasPredictor:
-    """A Keras network as a predictor.
-
-    Attributes:
-        model: keras.Model, images [B, H, W, 3] -> logits or probabilities [B, H, W, classes].
-        labels: LabelSet.
-        kind: what the scores are, "logits" or "probabilities".
-        size_px: None: it works at each image's own size.
-    """
-
-    size_px = None
-
-    def __init__(self, model, labels):
-        self.model = model
-        self.labels = labels
-        self.kind = "probabilities" if gives_probabilities(model) else "logits"
-        # The scores of a street scene of 21 classes are 84 times its classes: these are found where the scores are.
-        self._labeller = keras.Model(model.input, _Classes(dtype="float32")(model.output))
-        for compiled in (model, self._labeller):
-            # On TensorFlow, Keras would let XLA compile a model that was never compiled, anew for every image size.
-            compiled.jit_compile = keras.backend.backend() == "jax"
-
-    def __call__(self, images):
-        """uint8 or float [B, H, W, 3] in 0..255 -> float32 scores [B, H, W, classes].
-
-        Raises:
-            InputError: the network was built for images of another size.
-        """
-        self._check_size(images)
-        # Unlike `predict`, this does not trace anew for every image size.
-        return np.asarray(self.model.predict_on_batch(np.asarray(images, np.float32)))
-
-    def indices(self, images):
-        """The class of every pixel, in bounded memory for images of any size (see `kseg.runtime.windows`).
-
-        Images of equal size go through the same compiled call, the argmax included; on TensorFlow those of all other
-        sizes share one more.
-
-        Args:
-            images: uint8 or float [B, H, W, 3] in 0..255.
-        Returns:
-            int32 [B, H, W].
-        Raises:
-            InputError: the network was built for images of another size.
-            CheckError: scores that are not finite.
-        """
-        images = np.asarray(images)
-        if windows.is_large(images[0]):
-            return np.stack([windows.indices(lambda part: self(part[None])[0], image) for image in images])
-        self._check_size(images)
-        found, finite = self._labeller.predict_on_batch(np.asarray(images, np.float32))
-        if not np.all(finite):
-            raise CheckError(windows.NOT_FINITE)
-        return np.asarray(found, np.int32)
-
-    def _check_size(self, images):
-        wanted = self.model.inputs[0].shape[1:3]
-        given = np.shape(images)[1:3]
-        if any(side not in (None, there) for side, there in zip(wanted, given, strict=True)):
-            raise InputError(
-                f"{self.model.name}: was built for images of {wanted[0]}x{wanted[1]} (height x width), not of "
-                f"{given[0]}x{given[1]}; with input_shape=(None, None, 3) it takes any"
-            )
-
-
-class _Classes(keras.layers.Layer):
-    """Scores [B, H, W, classes] -> the class of every pixel int32 [B, H, W], and whether all are finite, bool [B]."""
-
-    def call(self, scores):
-        return first_largest(scores), ops.all(ops.isfinite(scores), axis=(1, 2, 3))
 
 
 def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips="none", scales=(1.0,)):
@@ -103,11 +24,9 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
     """
     path = Path(path)
     if path.suffix == ".keras":
-        model, labels = load_model(path)
-        shape = model.inputs[0].shape  # not `input_shape`, which is a list or dict where the model was built with one
-        if len(shape) != 4 or shape[-1] != 3:
-            raise InputError(f"{path}: takes images of the shape {shape[1:]}; RGB is wanted")
-        predictor = KerasPredictor(model, labels)
+        from kseg.evaluation.keras_predictor import open_keras  # here: exported files need no Keras
+
+        predictor = open_keras(path)
     elif path.suffix in (".tflite", ".onnx"):
         predictor = runtime.load(path, threads=threads)
     else:

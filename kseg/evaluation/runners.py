@@ -160,7 +160,7 @@ def feeds(path, session, size_px):
 def _open_keras(path, threads, size_px):
     import keras  # here, because a board has none
 
-    from kseg.evaluation.predictors import KerasPredictor
+    from kseg.evaluation.keras_predictor import KerasPredictor
     from kseg.training.checkpoint import load_model
 
     if keras.backend.backend() != "tensorflow":

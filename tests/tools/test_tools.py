@@ -1,12 +1,16 @@
 """The tools on their good days: from images to a trained network, scores, pictures and files."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tooling import TINY, TOOLS, tool
 
+from kseg import data
 from kseg.training import read_history
 
 
@@ -49,6 +53,23 @@ def test_predict_keeps_size_indices_and_palette(tiny_run, tmp_path):
         assert set(np.unique(np.array(mask))) <= {0, 1}
     with Image.open(out / "dot.png") as mask:
         assert mask.size == (1, 1)
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_predict_needs_no_keras_for_exported_files(form, tmp_path):
+    """The first command after cloning; Keras would take seconds to import."""
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("keras", "tensorflow", "jax", "tf2onnx", "matplotlib")))
+sys.path.insert(0, {str(TOOLS)!r})
+import predict
+sys.exit(predict.main(sys.argv[1:]))
+"""
+    model, image = TOOLS.parent / f"exported/nuclei_unet_int8.{form}", Path(data.nuclei("val").files(0)[0])
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, (model, image, "--out", tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert np.asarray(Image.open(tmp_path / f"{image.stem}.png")).max() == 1
 
 
 def test_windows_flips_and_scales_reach_the_network(tiny_run, tiny_data, tmp_path):

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+
+from kseg.errors import CheckError
+from kseg.evaluation import KerasPredictor, evaluate
+from kseg.labels import LabelSet
+from kseg.runtime import windows
+
+
+@pytest.fixture
+def predictor():
+    """A network that sees one pixel around each, and so says the same in a window with four times that much overlap."""
+    inputs = keras.Input((None, None, 3))
+    scores = keras.layers.Conv2D(3, 3, padding="same")(inputs)
+    return KerasPredictor(keras.Model(inputs, scores), LabelSet.numbered(3))
+
+
+def test_a_large_image_in_windows_is_labelled_like_a_whole_one(predictor, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 255, (2, 41, 1067, 3)).astype(np.uint8)
+    whole = predictor(images).argmax(-1)
+    np.testing.assert_array_equal(predictor.indices(images), whole)
+    monkeypatch.setattr(windows, "LARGEST_PX", 500)
+    widths = _watched(predictor, monkeypatch)
+    np.testing.assert_array_equal(predictor.indices(images), whole)
+    assert len(widths) == 2 * 2
+    assert max(widths) <= 1024
+
+
+def _watched(predictor, monkeypatch):
+    """The widths of the images that the model has seen since."""
+    widths, run = [], predictor.model.predict_on_batch
+
+    def predict_on_batch(images):
+        widths.append(images.shape[2])
+        return run(images)
+
+    monkeypatch.setattr(predictor.model, "predict_on_batch", predict_on_batch)
+    return widths
+
+
+def test_one_compiled_call_for_equal_sizes_and_one_for_all_others(predictor):
+    def traces():
+        return predictor._labeller.predict_function.experimental_get_tracing_count()
+
+    for _ in range(3):
+        predictor.indices(np.zeros((1, 20, 30, 3), np.uint8))
+    assert traces() == 1
+    for width in (31, 20, 47, 30):
+        predictor.indices(np.zeros((1, 20, width, 3), np.uint8))
+    assert traces() == 2
+
+
+def test_scores_that_are_no_numbers_have_no_classes(predictor):
+    bias = predictor.model.layers[-1].bias
+    for value in (np.nan, np.inf, -np.inf):
+        bias.assign([0, value, 0])
+        with pytest.raises(CheckError, match="hold NaN or infinity"):
+            predictor.indices(np.zeros((2, 8, 9, 3), np.uint8))
+        with pytest.raises(CheckError, match="hold NaN or infinity"):
+            evaluate(predictor, [(np.zeros((1, 8, 9, 3), np.uint8), np.zeros((1, 8, 9), int))], predictor.labels)
+
+
+def test_the_kind_of_scores():
+    inputs = keras.Input((None, None, 3))
+    scores = keras.layers.Conv2D(3, 1)(inputs)
+    assert KerasPredictor(keras.Model(inputs, scores), LabelSet.numbered(3)).kind == "logits"
+    for last in (keras.layers.Activation("softmax"), keras.layers.Softmax()):
+        assert KerasPredictor(keras.Model(inputs, last(scores)), LabelSet.numbered(3)).kind == "probabilities"
