@@ -57,8 +57,12 @@ def command(main):
 
 
 def command_line(tool, argv=None):
-    """The command that started tools/`tool`.py, with the arguments `argv`, or those of this process if None."""
-    return shlex.join(["python", f"tools/{tool}.py", *(sys.argv[1:] if argv is None else argv)])
+    """The command that started tools/`tool`.py, with the arguments `argv`, or those of this process if None.
+
+    Keras's backend is part of it where the environment names one.
+    """
+    backend = [f"KERAS_BACKEND={name}"] if (name := os.environ.get("KERAS_BACKEND")) else []
+    return shlex.join([*backend, "python", f"tools/{tool}.py", *(sys.argv[1:] if argv is None else argv)])
 
 
 def load_keras():

@@ -62,6 +62,15 @@ def test_tools_read_images_that_pillow_alone_refuses(tmp_path, monkeypatch):
     assert shapes == [(5, 5, 3)]
 
 
+@pytest.mark.parametrize(("backend", "beginning"), [("jax", "KERAS_BACKEND=jax "), (None, "")])
+def test_a_command_that_can_be_given_again(backend, beginning, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if backend:
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+    told = cli.command_line("train", ["fcn", "--data", "my pets"])
+    assert told == f"{beginning}python tools/train.py fcn --data 'my pets'"
+
+
 def test_a_tool_prints_nothing_but_its_own_line():
     """In a process of its own: TensorFlow's notes come from C++, before and beside Python's streams."""
     command = [sys.executable, "tools/evaluate.py", "no.keras", "--data", "nuclei"]

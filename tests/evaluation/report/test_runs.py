@@ -130,6 +130,7 @@ def test_durations(seconds, text):
             "python tools/train.py fcn --data nuclei --set weights=runs/coarse/best.keras",
             "python tools/train.py fcn --data nuclei --set weights=runs/coarse/best.keras",
         ),
+        ("KERAS_BACKEND=jax python tools/train.py fcn", "KERAS_BACKEND=jax python tools/train.py fcn"),
         ("python tools/train.py 'a b' --data '/my disk/my pets'", "python tools/train.py 'a b' --data 'my pets'"),
         ('python tools/train.py --data tfds:pets "open', "python tools/train.py --data tfds:pets '\"open'"),
     ],
