@@ -125,8 +125,9 @@ def test_other_activations_are_rounded_on_both_sides():
     assert list(limits.values()).count((0.0, 255 / 256)) == 2
 
 
-def test_taken_out_again_nothing_of_it_is_left():
-    network = _filled(dict(MODELS)["unet_mobilenet_v2"])
+@over_networks("unet_bilinear")
+def test_taken_out_again_nothing_of_it_is_left(build):
+    network = _filled(build)
     aware = _ranged(network)
     images = _pictures(1, 3).astype(np.float32)
     plain, rounded = lower(aware, SIZE), lower(aware, SIZE, keep_rounding=True)

@@ -15,6 +15,7 @@ from kseg.training import callbacks, train
 from kseg.training.build import build_trainer
 from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import load_model, read_state
+from kseg.training.distribution import place
 from kseg.training.plan import Planned, begun, is_trained, plan
 from kseg.training.recipe import Recipe, recipe_to_json
 
@@ -95,6 +96,13 @@ def test_the_average_is_what_is_validated_and_kept(sources, tmp_path):
     last = load_model(run.folder / "last.keras")[0]
     average = load_model(run.folder / "best.keras")[0]
     assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(last.weights, average.weights, strict=True))
+
+
+def test_batches_are_not_accumulated_on_several_devices(sources, tmp_path):
+    recipe = Recipe(**{"model": "UNet", **TINY, "accumulate": 2})
+    with pytest.raises(InputError, match="`accumulate`: on several devices Keras does that on JAX only"):
+        train(recipe, *sources, tmp_path / "run", placement=place("mirrored", environment={}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_ends_early_and_says_so_when_resumed(sources, tmp_path):
