@@ -39,9 +39,9 @@ def nuclei_unet():
 def nuclei_unet_mobilenet():
     """Cell nuclei, a U-Net on a narrow MobileNetV2 from scratch: the small network for a phone.
 
-    `tools/train.py nuclei_unet_mobilenet --data nuclei --out runs/nuclei`: 0.872 mean IoU on the 20 bundled images
-    kept back, after about 15 minutes of processor time. (Trained while the momentum of the backbone's normalisations
-    was 0.99, and the score jumped from one validation to the next: 0.84, 0.84, 0.77, 0.87, 0.87.)
+    `tools/train.py nuclei_unet_mobilenet --data nuclei --out runs/nuclei`: 0.870 mean IoU on the 20 bundled images
+    kept back, after eleven minutes on two cores. Until the learning rate is low, the score jumps from one validation
+    to the next: 0.78, 0.67, 0.81, 0.76, 0.81, 0.67, 0.86, 0.86, 0.87, 0.87.
     """
     return replace(
         nuclei_unet(),
@@ -147,7 +147,12 @@ def camvid_unet_vgg16():
 
 
 def camvid_unet_mobilenet():
-    """CamVid street scenes, U-Net on MobileNetV2: the small network for a phone."""
+    """CamVid street scenes, U-Net on MobileNetV2: the small network for a phone.
+
+    Its class weights took it from 0.311 to 0.405 mean IoU on val after 273 steps of four 224x224 crops (pixel accuracy
+    from 0.788 to 0.774). After 462 of eight, without the drive `train[62:163]`, it has 0.547 on val and 0.412 on that
+    drive.
+    """
     return Recipe(
         model="UNet",
         backbone="mobilenet_v2",
@@ -157,6 +162,7 @@ def camvid_unet_mobilenet():
         batch=8,
         epochs=60,
         batch_normalization=True,
+        class_weights="inverse_log",
         learning_rate=1e-3,
         validate_every=5,
     )
