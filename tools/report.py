@@ -1,6 +1,5 @@
 """Show runs: one HTML page for a run or a comparison of several, or the Markdown page of results."""
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +20,11 @@ def _arguments(argv):
         "--out", type=Path, metavar="FILE", help="HTML page; default: RUN/report.html, report.html for several runs"
     )
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write a Markdown page instead, pictures in results/ beside it"
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write a Markdown page instead; in results/ beside it are charts and the runs' small files, from which "
+        "the page can be made again",
     )
     parser.add_argument(
         "--pictures", nargs="+", default=[], metavar="DATA", help="data sets whose images the Markdown page may show"
@@ -57,13 +60,12 @@ def main(argv=None):
 
 
 def _command(args, entries):
-    """The command of this page, with nothing of this machine in it."""
-    from kseg.evaluation.report.commands import run_path
+    """The command that makes this page again from what is kept beside it, with nothing of this machine in it."""
+    from kseg.evaluation.report.kept import kept_entry
 
-    runs = [run_path(path, entry.name) for path, entry in zip(args.runs, entries, strict=True)]
-    words = ["python", "tools/report.py", *runs]
-    page = args.markdown
-    words += ["--markdown", os.path.basename(page) if page.is_absolute() else str(page)]
+    page = Path(args.markdown.name) if args.markdown.is_absolute() else args.markdown
+    runs = [str(kept_entry(entry, page.parent / "results" / "runs")) for entry in entries]
+    words = ["python", "tools/report.py", *runs, "--markdown", str(page)]
     words += ["--pictures", *args.pictures] if args.pictures else []
     words += ["--notes", args.notes.name if args.notes.is_absolute() else str(args.notes)] if args.notes else []
     return shlex.join(words)

@@ -1,27 +1,25 @@
-"""Runs -> RESULTS.md: a table a data set, with the command of every row, and its pictures in a folder beside it."""
+"""Runs -> RESULTS.md: a table a data set, with the command of every row; what it was made from lies beside it."""
 
 import re
 from pathlib import Path
-
-from PIL import Image
+from urllib.parse import quote
 
 from kseg.errors import InputError
 from kseg.evaluation import pictures
 from kseg.evaluation.report import tables
-from kseg.evaluation.report.parts import open_panel
+from kseg.evaluation.report.kept import keep, kept_training
 from kseg.evaluation.report.published import DATA_SETS, PUBLISHED
 from kseg.evaluation.report.tables import ABSENT, Cell, Table
 from kseg.files import replacing
 
-_PANEL_PX = 1000
-
 
 def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
-    """Write the page of results and its pictures.
+    """Write the page of results, and beside it what it was made from.
 
     Args:
         entries: list of Entry (`read_entries`), not empty.
-        path: of the page; its folder must exist. Charts and pictures go to the folder `results` beside it.
+        path: of the page; its folder must exist. In the folder `results` beside it are the charts and, in `runs`, the
+            small files of the runs: from these the page can be made again.
         pictures_of: names of the data sets whose images may be shown; of the others there are only charts.
         command: the command that makes the page, to be shown on it.
         notes: Markdown that stands before the tables, such as what did not help.
@@ -42,8 +40,6 @@ def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
     for group in groups:
         slug = _slug(group, slugs)
         slugs.append(slug)
-        for old in [*folder.glob(f"{slug}_best_?.jpg"), *folder.glob(f"{slug}_worst_?.jpg")]:
-            old.unlink()
         parts.append(_section(group, slug, folder, group.data in pictures_of, _suffix(group, groups)))
     parts.append(_sources(known))
     with replacing(path) as temporary:
@@ -82,10 +78,13 @@ def _section(group, slug, folder, with_pictures, suffix):
     histories = [(entry.name, [training.history for training in entry.trainings]) for entry in group.entries]
     if any(history for _, each in histories for history in each):
         pictures.save_comparison_curves(histories, folder / f"{slug}_curves.png")
-        shown = f"![Loss, mean IoU and learning rate over the epochs](results/{slug}_curves.png)"
-        parts.append(f"{shown}\n\n*With points: whole validation images; thin: training crops.*")
-    if with_pictures and finished:
-        parts.append(_shown(max(finished, key=_mean_iou), slug, folder, known))
+        chart = f"![Loss, mean IoU and learning rate over the epochs](results/{slug}_curves.png)"
+        parts.append(f"{chart}\n\n*With points: whole validation images; thin: training crops.*")
+    shown = max(finished, key=_mean_iou) if with_pictures and finished else None
+    for entry in group.entries:
+        keep(entry, folder / "runs", with_pictures=entry is shown)
+    if shown:
+        parts.append(_shown(shown, folder, known))
     return "\n\n".join(filter(None, parts))
 
 
@@ -119,21 +118,14 @@ def _machine(entry):
     return ", ".join(str(facts[name]) for name in ("machine", "precision") if facts.get(name)) or ABSENT
 
 
-def _shown(entry, slug, folder, known):
-    """The best and the worst images of one entry, as JPEG files small enough to keep beside the code."""
-    lines = []
+def _shown(entry, folder, known):
+    """The best and the worst images of an entry that is kept."""
+    home, lines = kept_training(entry, entry.first, folder / "runs"), []
     for end, rank, name, value, path in entry.first.pictures:
-        file = folder / f"{slug}_{end}_{rank}.jpg"
-        open_panel(path)  # what is no panel must not get onto the page
-        with Image.open(path) as panel, replacing(file) as temporary:
-            panel = panel.convert("RGB")
-            panel.thumbnail((_PANEL_PX, _PANEL_PX))
-            panel.save(temporary, "JPEG", quality=82, optimize=True)
+        link = quote((home / "pictures" / f"{path.stem}.jpg").relative_to(folder.parent).as_posix())
         told = "" if value is None else f", mean IoU {tables.percent(value)}"
         caption = f"{end.capitalize()} {rank}: {name}{told}"
-        lines.append(
-            f"![{_text(caption)}: image, truth, prediction, errors](results/{file.name})\n\n*{_text(caption)}*"
-        )
+        lines.append(f"![{_text(caption)}: image, truth, prediction, errors]({link})\n\n*{_text(caption)}*")
     if not lines:
         return ""
     terms = f" Pictures: {known.source}; terms: {known.terms}." if known else ""

@@ -50,7 +50,7 @@ class Training:
         scored = [one for one in (self.scores or {}).get("per_image", []) if one["mean_iou"] is not None]
         # As kseg.evaluation.record ranks them: sorting is stable, so at a tie the earlier image comes first.
         scored.sort(key=lambda one: one["mean_iou"], reverse=end == "best")
-        for path in sorted((self.folder / "pictures").glob(f"{end}_[0-9]_*.png")):
+        for path in sorted((self.folder / "pictures").glob(f"{end}_[0-9]_*.[jp][pn]g")):
             _, rank, stem = path.stem.split("_", 2)
             one = scored[int(rank) - 1] if 1 <= int(rank) <= len(scored) else {"name": stem, "mean_iou": None}
             yield end, int(rank), one["name"], one["mean_iou"], path

@@ -1,10 +1,12 @@
 import re
+import shutil
 
 import pytest
 from made_up import LABELS, facts, make_run, scores
 from PIL import Image
 
 from kseg.errors import InputError
+from kseg.evaluation.pictures import panel_tiles
 from kseg.evaluation.report import read_entries, write_markdown
 
 
@@ -61,17 +63,42 @@ def test_published_figures_with_their_source(tmp_path, runs):
 
 def test_pictures_only_of_the_named_data_sets(tmp_path, runs):
     text, folder = _write(tmp_path, runs, pictures_of=["nuclei"])
-    names = {path.name for path in folder.iterdir()}
+    names = {path.relative_to(folder).as_posix() for suffix in ("jpg", "png") for path in folder.rglob(f"*.{suffix}")}
     curves = {"nuclei_curves.png", "camvid_curves.png", "membranes_curves.png"}
-    assert names == curves | {"nuclei_best_1.jpg", "nuclei_best_2.jpg", "nuclei_worst_1.jpg"}
+    assert names == curves | {f"runs/big/pictures/{end}_0.jpg" for end in ("best_1", "best_2", "worst_1")}
     assert set(re.findall(r"\]\(results/(.*?)\)", text)) == names
     assert "Best and worst images of big. Pictures: microscope images" in text
     assert text.count("Best and worst") == 1
-    with Image.open(folder / "nuclei_best_1.jpg") as picture:
+    with Image.open(folder / "runs/big/pictures/best_1_0.jpg") as picture:
         assert picture.size == (4 * 16 + 12, 12 + 18)
     # The next page shows none: no picture of the last one stays.
     _, folder = _write(tmp_path, runs)
-    assert {path.name for path in folder.iterdir()} == curves
+    assert {path.name for path in folder.rglob("*.*g")} == curves
+
+
+def test_large_pictures_are_kept_small(tmp_path):
+    run = make_run(tmp_path / "a", scores(0.6), facts())
+    Image.new("RGB", (4 * 601 + 12, 301)).save(run / "pictures" / "best_1_0.png")
+    _, folder = _write(tmp_path, [run], pictures_of=["nuclei"])
+    with Image.open(folder / "runs/a/pictures/best_1_0.jpg") as picture:
+        assert picture.size == (1000, 125)
+        assert [tile.size for _, tile in panel_tiles(picture)] == [(247, 107)] * 4
+
+
+def test_the_page_is_made_again_from_what_is_kept(tmp_path, runs):
+    seeds = tmp_path / "three"
+    for seed in (0, 1):
+        make_run(seeds / f"seed_{seed}", scores(0.5 + 0.1 * seed), facts(), seed=seed, weights="/home/me/w.h5")
+    old = make_run(tmp_path / "old", scores(0.1))  # before run.json
+    text, folder = _write(tmp_path, [*runs, seeds, old], pictures_of=["nuclei"])
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.suffix != ".png"}
+    for run in (*runs, seeds, old):
+        shutil.rmtree(run)
+    assert not [path for path, content in before.items() if b"/home" in content or b"/opt" in content]
+    kept = [folder / "runs" / name for name in ("small", "big", "streets", "slices", "begun", "three", "old")]
+    again, _ = _write(tmp_path, kept, pictures_of=["nuclei"])
+    assert again == text
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_terms_stand_below_and_beside_the_pictures(tmp_path, runs):
@@ -100,7 +127,7 @@ def test_the_same_data_in_two_splits(tmp_path):
     runs = [make_run(tmp_path / split, scores(0.6), facts(splits=["train", split])) for split in ("val", "kept")]
     text, folder = _write(tmp_path, runs)
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Nuclei (val)", "Nuclei (kept)", "Data"]
-    assert {path.name for path in folder.iterdir()} == {"nuclei_curves.png", "nuclei_2_curves.png"}
+    assert {path.name for path in folder.glob("*.png")} == {"nuclei_curves.png", "nuclei_2_curves.png"}
 
 
 def test_a_split_of_two_sizes(tmp_path):

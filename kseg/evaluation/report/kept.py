@@ -1,0 +1,75 @@
+"""A run's small files, kept beside a page of results, so that anyone can make the page again without the run."""
+
+import json
+import re
+import shutil
+
+from PIL import Image
+
+from kseg.evaluation.report.commands import clean_command, without_folders
+from kseg.evaluation.report.parts import open_panel
+from kseg.files import replacing
+
+_PANEL_PX = 1000
+
+
+def kept_entry(entry, folder):
+    """Where `keep` puts an entry: Path."""
+    return folder / re.sub(r"[^\w.-]+", "_", entry.name)
+
+
+def kept_training(entry, training, folder):
+    """Where `keep` puts one of its trainings: with several seeds in a folder of its own."""
+    home = kept_entry(entry, folder)
+    return home / training.folder.name if len(entry.trainings) > 1 else home
+
+
+def keep(entry, folder, with_pictures):
+    """Keep the files of an entry's trainings that a page is made from; of the recipe and the command without folders
+    of this machine.
+
+    Args:
+        entry: Entry. A training that lies where it would be kept stays as it is.
+        folder: Path of all kept runs.
+        with_pictures: keep the best and the worst images of `entry.first`, too, as JPEG files small enough to lie
+            beside the code.
+    Raises:
+        InputError: a picture of a run cannot be read, or the disk is full.
+    """
+    for training in entry.trainings:
+        target = kept_training(entry, training, folder)
+        if target.resolve() == training.folder.resolve():
+            continue
+        pictures = [path for *_, path in training.pictures] if with_pictures and training is entry.first else []
+        for path in pictures:
+            open_panel(path)  # what is no panel must not get onto the page
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        _write_json(target / "recipe.json", _without_folders(training.recipe))
+        if training.facts:
+            command = clean_command(training.facts.get("command") or "", entry.name)
+            _write_json(target / "run.json", _without_folders(training.facts) | {"command": command})
+        for name in ("history.csv", "scores.json"):
+            if (training.folder / name).is_file():
+                with replacing(target / name) as temporary:
+                    shutil.copyfile(training.folder / name, temporary)
+        for path in pictures:
+            _keep_panel(path, target / "pictures" / f"{path.stem}.jpg")
+
+
+def _without_folders(settings):
+    return {name: without_folders(value) if isinstance(value, str) else value for name, value in settings.items()}
+
+
+def _write_json(path, value):
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _keep_panel(path, target):
+    target.parent.mkdir(exist_ok=True)
+    with Image.open(path) as panel, replacing(target) as temporary:
+        panel = panel.convert("RGB")
+        width = int(panel.width * min(1, _PANEL_PX / max(panel.size))) // 4 * 4  # four pictures, as in the panel
+        panel = panel.resize((width, round(panel.height * width / panel.width)), Image.Resampling.LANCZOS)
+        panel.save(temporary, "JPEG", quality=82, optimize=True)
