@@ -93,7 +93,7 @@ def _keras(precision, filters, images, labels, fused):
     predict, multiply, device, library = (_on_jax if on_jax else _on_tensorflow)(model, images)
 
     def wait(result):
-        np.asarray(result[(0,) * len(result.shape)])
+        float(result[(0,) * len(result.shape)])
 
     product_flop, product = _product(partial(multiply, precision.removeprefix("mixed_")), wait)
     facts = {
