@@ -37,8 +37,8 @@ def keep(entry, folder, with_pictures):
         InputError: a picture of a run cannot be read, or the disk is full.
     """
     for training in entry.trainings:
-        target = kept_training(entry, training, folder)
-        if target.resolve() == training.folder.resolve():
+        target, source = kept_training(entry, training, folder), training.folder.resolve()
+        if target.resolve() in (source, *source.parents):  # the latter: of several kept seeds one is left
             continue
         pictures = [path for *_, path in training.pictures] if with_pictures and training is entry.first else []
         for path in pictures:

@@ -99,6 +99,9 @@ def test_the_page_is_made_again_from_what_is_kept(tmp_path, runs):
     again, _ = _write(tmp_path, kept, pictures_of=["nuclei"])
     assert again == text
     assert {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(folder / "runs/three/seed_0")
+    _write(tmp_path, kept)
+    assert (folder / "runs/three/seed_1/scores.json").is_file()
 
 
 def test_terms_stand_below_and_beside_the_pictures(tmp_path, runs):
