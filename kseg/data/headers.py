@@ -39,7 +39,7 @@ def mask_route(path):
             if file.read(8) == _PNG_SIGNATURE and _png_kind(file) == (8, 0):
                 return GREY
     except (OSError, struct.error):
-        pass
+        pass  # as above
     return PILLOW
 
 
