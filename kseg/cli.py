@@ -165,10 +165,10 @@ def print_scores(scores, title):
 def print_boundaries(scores, boundary):
     """Print a BoundaryScores: a row a threshold, and the best of each column."""
     print(f"Regions between {boundary}, by the threshold of its probability")
-    columns = zip(scores.thresholds, scores.pixel_error, scores.v_rand, scores.v_info, strict=True)
+    columns = zip(scores.thresholds, *(getattr(scores, name) for name in scores.best), strict=True)
     rows = [(f"{threshold:g}", *(f"{value:.4f}" for value in values)) for threshold, *values in columns]
-    best = ("best", *(f"{scores.best[name]:.4f}" for name in ("pixel_error", "v_rand", "v_info")))
-    print_table(("threshold", "pixel error", "V_rand", "V_info"), [*rows, best])
+    best = ("best", *(f"{value:.4f}" for value in scores.best.values()))
+    print_table(("threshold", "pixel error", "1 - F-score", "V_rand", "V_info"), [*rows, best])
 
 
 def print_table(headings, rows):

@@ -110,8 +110,10 @@ class TestWithScikitImage:
             scores = evaluate_boundaries(_says(membranes), batches, LABELS, "membrane", [0.5])
             assert scores.best["v_rand"] > 0.95
             assert scores.pixel_error == (pytest.approx((membranes != truth).mean()),)
+            dice = 2 * np.sum((membranes == 0) & (truth == 0)) / (np.sum(membranes == 0) + np.sum(truth == 0))
+            assert scores.f_error == (pytest.approx(1 - dice),)
         perfect = evaluate_boundaries(_says(truth), batches, LABELS, "membrane")
-        assert perfect.best == {"pixel_error": 0, "v_rand": 1, "v_info": pytest.approx(1)}
+        assert perfect.best == {"pixel_error": 0, "f_error": 0, "v_rand": 1, "v_info": pytest.approx(1)}
 
     def test_a_gap_merges_cells(self, truth):
         gap = truth.astype(float)
@@ -128,6 +130,9 @@ class TestWithScikitImage:
         scores = evaluate_boundaries(_says(faint), batches, LABELS, "membrane", [0.3, 0.5])
         assert scores.images == 3
         assert scores.pixel_error == (0, pytest.approx(truth.mean()))
+        # All called cell: precision is the cells' share p, recall 1, so F = 2p / (1 + p).
+        share = 1 - truth.mean()
+        assert scores.f_error == (0, pytest.approx(1 - 2 * share / (1 + share)))
         assert scores.v_rand == (pytest.approx(1), pytest.approx(0.4))  # 2 (4/16) / (1 + 4/16)
         assert json.loads(json.dumps(scores.to_dict()))["best"]["v_rand"] == pytest.approx(1)
 
@@ -137,7 +142,7 @@ class TestWithScikitImage:
         said = np.where(partly == 9, 0.9, truth)
         batches = [(np.zeros((1, 21, 25, 3)), partly[None])]
         scores = evaluate_boundaries(_says(said), batches, LABELS, "membrane", [0.5])
-        assert scores.pixel_error == (0,)
+        assert scores.pixel_error == scores.f_error == (0,)
         assert scores.v_rand == (pytest.approx(1),)
 
     def test_what_cannot_be_scored_is_told(self, truth):

@@ -56,7 +56,7 @@ def test_scores_of_regions(run):
     pytest.importorskip("skimage")
     record(run, _threshold, _source([0, 0]), boundary="b")
     written = json.loads((run / "scores.json").read_text())
-    assert (written["pixel_error"], written["v_rand"], written["v_info"]) == (0.0, 1.0, 1.0)
+    assert [written[name] for name in ("pixel_error", "f_error", "v_rand", "v_info")] == [0.0, 0.0, 1.0, 1.0]
     with pytest.raises(InputError, match="no class 'c'"):
         record(run, _threshold, _source([0]), boundary="c")
 

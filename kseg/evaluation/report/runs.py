@@ -128,10 +128,8 @@ class Entry:
         return str(recipe["model"]) + (f", {recipe['backbone']}{width}" if recipe.get("backbone") else "")
 
     def values(self, key):
-        """What the finished trainings reached in a score; those without it left out. "pixel_error" is derived."""
+        """What the finished trainings reached in a score; those without it left out."""
         found = [training.scores.get(key) for training in self.finished]
-        if key == "pixel_error" and not any(found):
-            return [1.0 - value for value in self.values("pixel_accuracy")]
         return [value for value in found if value is not None]
 
     def class_values(self, name):

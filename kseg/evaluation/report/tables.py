@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass
 
 from kseg.evaluation.report.commands import without_folders
+from kseg.evaluation.report.published import PUBLISHED
 from kseg.evaluation.report.runs import mean_and_deviation
 
 # Scores of every run: key, heading.
 _METRICS = (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy"), ("mean_dice", "mean Dice"))
+_HEADINGS = dict(_METRICS) | {"f_error": "1 - F-score", "v_rand": "V_rand", "v_info": "V_info"}
 _FACTS = ("data", "splits", "precision", "backend", "machine", "keras", "kseg")
 ABSENT = "–"
 
@@ -94,14 +96,15 @@ def metrics_of(entries):
         for key, value in training.scores.items():
             if key not in known and isinstance(value, float):
                 further[key] = heading(key)
-    if any(entry.data == "membranes" for entry in entries):  # its published figures are pixel errors
-        further["pixel_error"] = heading("pixel_error")
+    for key in (key for entry in entries for published in PUBLISHED.get(entry.data, ()) for key in published.scores):
+        if key not in known:  # beside a published figure stands a column, also of runs that were not scored in it
+            further[key] = heading(key)
     return [*_METRICS, *further.items()]
 
 
 def heading(key):
     """The name of a score in words."""
-    return dict(_METRICS).get(key) or key.replace("_", " ")
+    return _HEADINGS.get(key) or key.replace("_", " ")
 
 
 def scores_table(entries):
