@@ -1,6 +1,7 @@
 """What went wrong, said to the person who can mend it."""
 
 import importlib
+import re
 
 
 class InputError(ValueError):
@@ -16,6 +17,13 @@ class CheckError(Exception):
 
     The tools print it without a traceback and exit with 1.
     """
+
+
+def one_line(error, most=200):
+    """What an exception is and says, in one line of at most `most` characters, without TensorFlow's marks of colour and
+    of nodes."""
+    said = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", str(error))
+    return " ".join(f"{type(error).__name__}: {said}".split())[:most]
 
 
 def need(module, extra):

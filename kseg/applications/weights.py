@@ -10,7 +10,7 @@ import numpy as np
 
 from kseg.applications.published import MOBILENET_V2_WIDTHS, VGG16, VGG16_TOP, at_hand, find_weights, mobilenet_v2_file
 from kseg.applications.transplant import transplant
-from kseg.errors import InputError
+from kseg.errors import InputError, one_line
 
 log = logging.getLogger("kseg")
 
@@ -74,7 +74,7 @@ def load_mobilenet_v2(model, source, alpha=1.0):
     try:
         _load_all(published, path)
     except Exception as error:  # Keras and HDF5 raise several kinds
-        raise InputError(f"{path}: not the weights of MobileNetV2 of width {alpha} ({_one_line(error)})") from error
+        raise InputError(f"{path}: not the weights of MobileNetV2 of width {alpha} ({one_line(error)})") from error
     report = transplant(published, model)
     if "Conv1" in report.skipped:
         _log_first_random(path, model.get_layer("Conv1"))
@@ -103,7 +103,7 @@ def load_weights(model, path):
             _load_all(model, path)
             return
     except Exception as error:  # Keras, zipfile and HDF5 raise several kinds
-        raise InputError(f"{path}: does not fit {model.name} ({_one_line(error)})") from error
+        raise InputError(f"{path}: does not fit {model.name} ({one_line(error)})") from error
     if not report.copied:
         raise InputError(f"{path}: no layer fits {model.name}")
     if report.skipped:
@@ -132,7 +132,7 @@ def _read_layers(path):
             }
     except (OSError, KeyError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"{path}: not a file of VGG16's weights as Keras publishes them ({_one_line(error)})"
+            f"{path}: not a file of VGG16's weights as Keras publishes them ({one_line(error)})"
         ) from error
 
 
@@ -150,7 +150,3 @@ def _log_first_random(path, layer):
 
 def _text(name):
     return name.decode() if isinstance(name, bytes) else name
-
-
-def _one_line(error):
-    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

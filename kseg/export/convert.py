@@ -107,6 +107,8 @@ def export(
     if first is None:
         raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
     check_lowered(model, network, first[0])  # before the converters, which crash on some networks that compute NaN
+    if output == "labels":  # by which NaN cannot be told
+        pairs = _lowered_alike(model, network, pairs)
     given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
     options = {"output": output, "input_dtype": given, "skip": skip, "resizable": resizable}
     lowered = lower_with_ranges(model, size_px, **options)
@@ -169,6 +171,12 @@ def _checked_calibration(calibration, precision):
     if isinstance(calibration, Calibration):
         return calibration
     return Calibration(tuple(calibration or ()))
+
+
+def _lowered_alike(model, network, pairs):
+    for image, label in pairs:
+        check_lowered(model, network, image)
+        yield image, label
 
 
 def _kept_apart(verification, calibration):

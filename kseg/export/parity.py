@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 
+from kseg.errors import InputError, one_line
 from kseg.export.errors import ParityError
 from kseg.lowering import is_quantization_aware
 from kseg.lowering.lower import like_input
@@ -168,10 +169,22 @@ def check_lowered(model, network, image):
     pixels = resize(np.asarray(image), np.shape(image)[:2] if None in size_px else size_px)
     if "int" in model.inputs[0].dtype:  # Keras would cut what resizing left behind the point
         pixels = np.clip(np.rint(pixels), 0, 255)
-    (given,) = keras.tree.flatten(model(like_input(model, pixels[None]), training=False))
+    try:
+        (given,) = keras.tree.flatten(model(like_input(model, pixels[None]), training=False))
+    except MemoryError:
+        raise
+    except Exception as error:  # each backend has its own for shapes that do not fit
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"{model.name}: cannot compute an image of {height} x {width} ({one_line(error)}); choose a size that its "
+            f"strides divide, or let kseg.layers.PadToStride come first"
+        ) from error
+    given = keras.ops.convert_to_numpy(given)[0]
+    if not np.isfinite(given).all():
+        raise ParityError(f"{model.name}: computes NaN or infinity for a verification image")
     comparison = Comparison()
-    comparison.add(keras.ops.convert_to_numpy(given)[0], _keras_scores(network, pixels))
-    computes = {layer.compute_dtype for layer in model.layers}
+    comparison.add(given, _keras_scores(network, pixels))
+    computes = {layer.compute_dtype for layer in model._flatten_layers()}
     exact = computes <= {"float32"} and not is_quantization_aware(model)
     failures = comparison.failures(TOLERANCES["float32"] if exact else REBUILT)
     if failures:

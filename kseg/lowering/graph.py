@@ -5,6 +5,7 @@ called once more, so that a network of half a gigabyte is not held twice.
 """
 
 import copy
+import itertools
 from dataclasses import dataclass, field
 
 import keras
@@ -170,29 +171,44 @@ def build(graph, shape, dtype="float32", share=True):
     """
     image = keras.Input(batch_shape=shape, dtype=dtype, name="image")
     tensors = {graph.image: image}
-    pending, names = [], {"image": None}
-    for step in _needed(graph):
-        operation, weights = step.operation, step.weights
-        clash = names.setdefault(step.name, operation) is not operation
-        if isinstance(operation, keras.Layer) and (
-            clash or (weights is None and not (share and _is_float32(operation)))
-        ):
-            operation, weights = _float32_copy(operation, f"{step.name}_{len(names)}" if clash else None), step.arrays()
-        elif clash:
-            operation = _renamed(operation, f"{step.name}_{len(names)}")
-        names[operation.name] = operation
+    steps = _needed(graph)
+    names, taken = {step.name for step in steps}, {"image"}
+    stand_ins, pending = {}, []  # a layer that is called several times stays one layer
+    for step in steps:
+        if id(step.operation) not in stand_ins:
+            name = step.name if step.name not in taken else _free_name(step.name, names | taken)
+            operation, weights = _stand_in(step, name, share)
+            stand_ins[id(step.operation)] = operation
+            taken.add(name)
+            if weights is not None:
+                pending.append((operation, weights))
+        operation = stand_ins[id(step.operation)]
         args, kwargs = keras.tree.map_structure(
             lambda leaf: tensors[leaf] if isinstance(leaf, Value) else leaf, (step.args, step.kwargs)
         )
         made = keras.tree.flatten(operation(*args, **kwargs))
         tensors.update(zip(step.outputs, made, strict=True))
-        if weights is not None:
-            pending.append((operation, weights))
     model = keras.Model(image, tensors[graph.output], name=graph.name)
     for layer, weights in pending:
         for variable, value in zip(layer.weights, weights, strict=True):
             variable.assign(keras.ops.cast(value, variable.dtype))
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with what it makes of its weights here
     return model, tensors
+
+
+def _stand_in(step, name, share):
+    """(what is called in the new model in place of a step's operation, the weights that it is to get or None)."""
+    operation, weights = step.operation, step.weights
+    if not isinstance(operation, keras.Layer):
+        return (operation if name == step.name else _renamed(operation, name)), None
+    if name == step.name and (weights is not None or (share and _is_float32(operation))):
+        return operation, weights
+    return _float32_copy(operation, name), step.arrays()
+
+
+def _free_name(name, taken):
+    return next(free for free in (f"{name}_{number}" for number in itertools.count(1)) if free not in taken)
 
 
 def _needed(graph):
@@ -211,10 +227,12 @@ def _is_float32(operation):
     return all(part.compute_dtype == part.variable_dtype == "float32" for part in operation._flatten_layers())
 
 
-def _float32_copy(layer, name=None):
+def _float32_copy(layer, name):
     """A new layer of the same configuration, without weights yet, that computes in float32."""
-    config = float32_config(layer.get_config())
-    return type(layer).from_config(config | {"name": name} if name else config)
+    config = float32_config(layer.get_config()) | {"name": name}
+    if isinstance(layer, keras.layers.Lambda):  # its code comes from this process, not from a file
+        return type(layer).from_config(config, safe_mode=False)
+    return type(layer).from_config(config)
 
 
 def _renamed(operation, name):

@@ -20,6 +20,7 @@ _KEEPING = (
     keras.layers.Cropping2D,
     keras.layers.Dropout,
     keras.layers.Identity,
+    keras.layers.Resizing,
     keras.layers.UpSampling2D,
 )
 OUTPUTS = {"logits": None, "probabilities": passes.give_probabilities, "labels": passes.give_labels}

@@ -53,9 +53,14 @@ def fold_batch_normalization(graph):
             _fold_affine(before, scale, shift)
             graph.remove(step)
         else:
-            layer = keras_layers.DepthwiseConv2D(1, name=step.name)
-            step.args, step.kwargs = (step.inputs[0],), {}
-            step.replace(layer, [scale.reshape(1, 1, -1, 1), shift])
+            _make_depthwise(step, scale, shift)
+
+
+def _make_depthwise(step, scale, shift):
+    """Let a step compute scale * x + shift, [channels] each, as a 1x1 depthwise convolution."""
+    step.args, step.kwargs = (step.inputs[0],), {}
+    layer = keras_layers.DepthwiseConv2D(1, name=step.name, dtype="float32")
+    step.replace(layer, [np.reshape(scale, (1, 1, -1, 1)), shift])
 
 
 def _affine_of(step):
@@ -108,22 +113,28 @@ def _is_channels_last(layer):
 
 
 def fold_preprocessing(graph):
-    """Put the scale and the channel order of `Preprocess` and `Rescaling` into the kernels that see the result.
+    """Put scales and channel order of `Preprocess`, `Rescaling`, `Normalization` into the kernels that see the result.
 
     At most one subtraction stays: the mean, folded into the bias, would be wrong where "same" padding adds zeros.
+    A `Normalization` before anything else becomes a depthwise convolution: it holds constants that a converter loses.
     Not only for speed: TensorFlow 2.21's calibration measures an operation's inputs once more after it ran, when an
     operation in place has already written its result there (tensorflow issue 127842), and so lost a reversal of
     channels.
     """
-    for step in [step for step in graph.steps if step.is_a(Preprocess, keras_layers.Rescaling)]:
+    kinds = (Preprocess, keras_layers.Rescaling, keras_layers.Normalization)
+    for step in [step for step in graph.steps if step.is_a(*kinds)]:
         affine = _preprocessing(step)
         convolutions = _convolutions_behind(graph, step.output)
-        if affine is None or convolutions is None:
+        if affine is None:
             continue
         order, offset, scale = affine
+        if convolutions is None:
+            if step.is_a(keras_layers.Normalization):
+                _make_depthwise(step, scale, -offset * scale)
+            continue
         for convolution in convolutions:
             kernel, *bias = convolution.arrays()
-            kernel = np.asarray(kernel)[:, :, order] * np.float32(scale)  # [kh, kw, in, out]
+            kernel = (np.asarray(kernel) * np.float32(scale)[:, None])[:, :, order]  # [kh, kw, in, out]
             convolution.replace(_changed(convolution.operation), [kernel.astype(np.float32), *bias])
         if offset.any():
             step.args, step.kwargs = (step.inputs[0],), {}
@@ -148,19 +159,32 @@ class Subtract(keras.Layer):
 
 
 def _preprocessing(step):
-    """(order of the channels, offset [channels], scale), so that the layer computes (x - offset)[order] * scale."""
+    """(order of the channels, offset, scale), so that the layer computes (x - offset)[order] * scale; [channels] each.
+    None: it computes something else."""
     channels = step.inputs[0].shape[-1]
     layer, same = step.operation, slice(None)
+    if isinstance(layer, keras_layers.Normalization):
+        if layer.invert or len(step.output.shape) != 4 or set(layer.axis) - {-1, 3}:
+            return None
+        mean, variance = (np.asarray(part, np.float64).reshape(-1) for part in _numbers_of(layer))
+        scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+        return same, np.broadcast_to(mean, channels), np.broadcast_to(scale, channels)
     if isinstance(layer, keras_layers.Rescaling):
         scale, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
         if scale.ndim or not scale:
             return None
-        return same, np.broadcast_to(-offset / scale, channels), scale
+        return same, np.broadcast_to(-offset / scale, channels), np.full(channels, scale)
     if channels != 3:
         return None
     if layer.mode == "caffe":
-        return slice(None, None, -1), np.array(IMAGENET_MEAN), 1.0
-    return (same, np.full(3, 127.5), 1 / 127.5) if layer.mode == "tf" else (same, np.zeros(3), 1 / 255)
+        return slice(None, None, -1), np.array(IMAGENET_MEAN), np.ones(3)
+    mean, scale = (127.5, 1 / 127.5) if layer.mode == "tf" else (0.0, 1 / 255)
+    return same, np.full(3, mean), np.full(3, scale)
+
+
+def _numbers_of(layer):
+    """(mean, variance) that a Normalization computes with, which may be tensors in bfloat16."""
+    return (ops.convert_to_numpy(ops.cast(part, "float32")) for part in (layer.mean, layer.variance))
 
 
 def _convolutions_behind(graph, value):
@@ -217,40 +241,44 @@ class _Enlarge(keras.Layer):
         return {**super().get_config(), "factor": self.factor, "crop": self.crop}
 
 
-def resize_for_bilinear_upsampling(graph):
-    """Bilinear UpSampling2D and DoubleSize become one resize: the first fails in a TensorFlow graph for any size, the
-    second takes a dozen operators there."""
+def resize_for_upsampling(graph):
+    """UpSampling2D (bilinear and nearest) and DoubleSize become one resize: the first fails in a TensorFlow graph for
+    any size, the second takes a dozen operators there."""
     for step in graph.steps:
         layer = step.operation
-        bilinear = step.is_a(keras_layers.UpSampling2D) and layer.interpolation == "bilinear"
-        factors = {2} if step.is_a(DoubleSize) else set(layer.size) if bilinear else set()
-        if len(factors) == 1 and (step.is_a(DoubleSize) or _is_channels_last(layer)):
+        if step.is_a(DoubleSize):
+            factors, interpolation = {2}, "bilinear"
+        elif step.is_a(keras_layers.UpSampling2D) and _is_channels_last(layer):
+            factors, interpolation = set(layer.size), layer.interpolation
+        else:
+            continue
+        if len(factors) == 1 and interpolation in ("bilinear", "nearest"):
             step.args, step.kwargs = (step.inputs[0],), {}
-            step.replace(_Resize(*factors, name=step.name))
+            step.replace(_Resize(*factors, interpolation, name=step.name))
 
 
 class _Resize(keras.Layer):
-    """float32 [B, H, W, C] -> [B, f H, f W, C], bilinear between pixel centres."""
+    """float32 [B, H, W, C] -> [B, f H, f W, C], bilinear between pixel centres, or the nearest pixel."""
 
-    def __init__(self, factor, **kwargs):
+    def __init__(self, factor, interpolation="bilinear", **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.factor = factor
+        self.factor, self.interpolation = factor, interpolation
 
     def call(self, values):
-        return _resize(values, self.factor)
+        return _resize(values, self.factor, self.interpolation)
 
     def compute_output_shape(self, shape):
         return (shape[0], *(None if edge is None else self.factor * edge for edge in shape[1:3]), shape[3])
 
     def get_config(self):
-        return {**super().get_config(), "factor": self.factor}
+        return {**super().get_config(), "factor": self.factor, "interpolation": self.interpolation}
 
 
-def _resize(values, factor):
+def _resize(values, factor, interpolation="bilinear"):
     height, width = (size * factor for size in ops.shape(values)[1:3])
     if keras.backend.backend() == "tensorflow":  # takes sizes that are known only later, which Keras's own does not
-        return need("tensorflow", "cpu").image.resize(values, (height, width), "bilinear")
-    return ops.image.resize(values, (height, width), interpolation="bilinear", data_format="channels_last")
+        return need("tensorflow", "cpu").image.resize(values, (height, width), interpolation)
+    return ops.image.resize(values, (height, width), interpolation=interpolation, data_format="channels_last")
 
 
 def is_bilinear(step):
@@ -278,7 +306,7 @@ PASSES = {
         fold_preprocessing,
         fold_batch_normalization,
         resize_for_bilinear_transposition,
-        resize_for_bilinear_upsampling,
+        resize_for_upsampling,
     )
 }
 
@@ -290,7 +318,8 @@ def give_probabilities(graph):
     """Softmax over the classes; of one class, whose score is a logit against all else, the sigmoid."""
     name = "probabilities"
     one = graph.output.shape[-1] == 1
-    layer = keras_layers.Activation("sigmoid", name=name) if one else keras_layers.Softmax(name=name)
+    options = {"name": name, "dtype": "float32"}
+    layer = keras_layers.Activation("sigmoid", **options) if one else keras_layers.Softmax(**options)
     graph.append(layer, graph.output.shape)
 
 

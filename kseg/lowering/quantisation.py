@@ -1,5 +1,7 @@
 """Fake quantisation put into a trained network, and taken out of it again for a file that quantises in earnest."""
 
+from collections import Counter
+
 import keras
 import numpy as np
 
@@ -42,12 +44,13 @@ def quantization_aware(model):
     Returns:
         keras.Model with float32 weights of its own, for images of the same sizes.
     Raises:
-        InputError: the model is such a copy already.
+        InputError: the model is such a copy already, or calls a layer with weights several times.
     Reference: Jacob et al. 2018, section 3.
     """
     if is_quantization_aware(model):
         raise InputError(f"{model.name}: computes as its 8-bit file will already; go on training it as it is")
     graph = read(model)
+    _refuse_shared(model, graph)
     kernels = {step: step.arrays()[0] for step in graph.steps if type(step.operation) in QUANTIZED}
     fold_preprocessing(graph)
     units = {step: _power_of_two(kernel, step.arrays()[0]) for step, kernel in kernels.items()}
@@ -55,6 +58,17 @@ def quantization_aware(model):
     _Rounding(graph, units).run()
     network, _ = build(graph, model.inputs[0].shape, share=False)
     return network
+
+
+def _refuse_shared(model, graph):
+    """Each call would get ranges and weights of its own: another network than the one that was trained."""
+    calls = Counter(step.operation for step in graph.steps if getattr(step.operation, "weights", None))
+    for layer, count in calls.items():
+        if count > 1:
+            raise InputError(
+                f"{model.name}: calls the layer {layer.name} {count} times; quantisation-aware training wants a layer "
+                f"for each call"
+            )
 
 
 def _power_of_two(before, after):
@@ -146,7 +160,7 @@ class _Rounding:
         layer, weights, unit = step.operation, step.arrays(), self._units.get(step, 1.0)
         activation, follower = _activation(step), self._graph.only_user(step.output)
         if activation not in _FUSED:
-            behind = keras.layers.Activation(layer.activation, name=f"{layer.name}_activation")
+            behind = keras.layers.Activation(layer.activation, name=f"{layer.name}_activation", dtype="float32")
             self._round_after(self._insert_after(step, behind, ()))
             activation = "linear"
         elif activation == "linear" and follower is not None and _fused(follower):
@@ -202,7 +216,7 @@ def take_ranges(graph):
         elif kind is QuantizedAdd:
             step.args = (step.args[0],)
             _note_range(ranges, step.outputs[0], step.arrays())
-            step.replace(keras.layers.Add(name=step.name))
+            step.replace(keras.layers.Add(name=step.name, dtype="float32"))
         elif kind in plain:
             *weights, low, high = step.arrays()
             _note_range(ranges, step.outputs[0], (low, high))

@@ -21,7 +21,7 @@ def open_tflite(path, card, threads):
     interpreter = open_interpreter(path, threads)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     check_agreement(path, card, [described(tensor) for tensor in inputs], [described(tensor) for tensor in outputs])
-    network = _Network(path, interpreter, card.output["kind"])
+    network = _Network(path, interpreter, card.output["kind"], resizable=not card.size_px)
     if card.size_px:  # a resizable one gets its memory with its first image
         network.allocate()
     return network
@@ -30,8 +30,8 @@ def open_tflite(path, card, threads):
 class _Network:
     """The interpreter with the size that it is set to."""
 
-    def __init__(self, path, interpreter, kind):
-        self._path, self._interpreter, self._kind = path, interpreter, kind
+    def __init__(self, path, interpreter, kind, resizable):
+        self._path, self._interpreter, self._kind, self._resizable = path, interpreter, kind, resizable
         (self._source,), (self._target,) = interpreter.get_input_details(), interpreter.get_output_details()
         self._size_px = None
 
@@ -39,9 +39,18 @@ class _Network:
         if image.shape[:2] != self._size_px:
             self._resize(image.shape[:2])
         self._interpreter.set_tensor(self._source["index"], _quantised(image, self._source)[None])
-        self._interpreter.invoke()
+        self._run()
         stored = self._interpreter.get_tensor(self._target["index"])[0]
         return stored.astype(np.int32) if self._kind == "labels" else _real(stored, self._target)
+
+    def _run(self):
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            if not self._resizable:
+                raise
+            size_px, self._size_px = self._size_px, None  # what it holds now fits no size
+            raise self._misfit(size_px, error) from error
 
     def allocate(self):
         """Give every tensor its memory, at the size that is set."""
@@ -54,9 +63,10 @@ class _Network:
         try:
             self.allocate()
         except InputError as error:
-            raise InputError(
-                f"{self._path}: takes no image of {size_px[0]} x {size_px[1]} ({_reason(error.__cause__)})"
-            ) from error
+            raise self._misfit(size_px, error.__cause__) from error
+
+    def _misfit(self, size_px, error):
+        return InputError(f"{self._path}: takes no image of {size_px[0]} x {size_px[1]} ({_reason(error)})")
 
 
 def open_interpreter(path, threads, keep_tensors=False):

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import kseg.layers  # noqa: F401  registers the classes that a saved model names
-from kseg.errors import InputError
+from kseg.errors import InputError, one_line
 from kseg.files import replacing
 from kseg.labels import LabelSet
 from kseg.training import archive
@@ -29,8 +29,13 @@ def save_model(model, path, labels, state=None, include_optimizer=False):
         state: dict for JSON that goes with it, or None.
         include_optimizer: keep the optimizer's variables, to train on.
     Raises:
-        InputError: the disk is full.
+        InputError: the path is none for such a file, or the disk is full.
     """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise InputError(f"{path}: a file of a model must end in .keras")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
     if not include_optimizer:
         # The same layers in a model that was never compiled: `.keras` files always hold the optimizer of one that was.
         model = keras.Model(model.input, model.output, name=model.name)
@@ -69,7 +74,7 @@ def load_model(path, labels=None, policy="float32"):
     except InputError:
         raise
     except Exception as error:  # Keras, zipfile, zlib and HDF5 each raise their own kinds on a damaged file
-        raise InputError(f"{path}: not a readable .keras file ({_one_line(error)})") from error
+        raise InputError(f"{path}: not a readable .keras file ({one_line(error)})") from error
     return model, _matching_labels(model, labels, path)
 
 
@@ -85,7 +90,7 @@ def read_state(path):
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; there is no training to resume") from error
     except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a training state ({_one_line(error)})") from error
+        raise InputError(f"{path}: not a training state ({one_line(error)})") from error
 
 
 def restore(model, path, iterations):
@@ -99,7 +104,7 @@ def restore(model, path, iterations):
     try:
         archive.load_weights(model, path)
     except Exception as error:
-        raise InputError(f"{path}: damaged ({_one_line(error)})") from error
+        raise InputError(f"{path}: damaged ({one_line(error)})") from error
     restored = int(np.asarray(model.optimizer.iterations))
     if restored != iterations:
         raise InputError(
@@ -171,7 +176,3 @@ def _matching_labels(model, labels, path):
     if len(labels) != shape[-1]:
         raise InputError(f"{path}: the network has {shape[-1]} classes, its labels {len(labels)}")
     return labels
-
-
-def _one_line(error):
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

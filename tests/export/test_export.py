@@ -390,8 +390,61 @@ def test_weights_of_a_diverged_training(older, value):
 def test_a_network_that_computes_nan(older):
     network = _network()
     network = keras.Model(network.inputs[0], keras.ops.log(network.outputs[0] - 1e6))
-    with pytest.raises(ParityError, match="max_abs_error nan"):
+    with pytest.raises(ParityError, match="computes NaN or infinity for a verification image"):
         _export(older / "net.tflite", network, precision="int8", calibration=_calibration())
+
+
+def test_labels_of_nan_on_a_later_image(older):
+    """An index is a number, whatever it was chosen from."""
+    network = keras.Model(given := _network().inputs[0], keras.layers.Conv2D(4, 1)(keras.ops.log(given - 0.5)))
+    bright, dark = ((np.maximum(image, 1), label) for image, label in _pairs(2))
+    dark[0][:9] = 0
+    with pytest.raises(ParityError, match="computes NaN or infinity for a verification image"):
+        _export(older / "net.tflite", network, output="labels", verification=[bright, dark])
+
+
+def test_a_size_that_the_network_cannot_take(older):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.UpSampling2D(4)(keras.layers.MaxPooling2D(4)(image))
+    network = keras.Model(image, keras.layers.Conv2D(4, 1)(keras.layers.Concatenate()([image, x])))
+    for changes in ({"size_px": (30, 50)}, {"size_px": None, "resizable": True, "verification": _pairs(1, (30, 50))}):
+        with pytest.raises(InputError, match=r"cannot compute an image of 30 x 50 .*; choose a size"):
+            _export(older / "net.tflite", network, **changes)
+
+
+class Stripes(keras.layers.Layer):
+    """Adds a channel that says in which row a pixel is."""
+
+    def call(self, images):
+        rows = np.broadcast_to(np.linspace(-1, 1, SIZE[0], dtype="float32")[None, :, None, None], (1, *SIZE, 1))
+        return keras.ops.concatenate([images, keras.ops.convert_to_tensor(rows)], -1)
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("tflite", "int8"), ("tflite", "int16x8"), ("onnx", "int8")])
+def test_constants_beside_activations(tmp_path, kind, precision):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((*SIZE, 3))
+    x = Stripes()(keras.layers.Conv2D(4, 3, padding="same")(image / 25.0))
+    network = keras.Model(image, keras.layers.Conv2D(4, 1)(x))
+    card = _export(tmp_path / f"net.{kind}", network, precision=precision, calibration=_calibration())
+    assert card.parity["relative_rms_error"] < 0.03
+
+
+def test_constants_that_a_layer_holds(tmp_path):
+    layer = keras.layers.Normalization(mean=[120.0, 115, 100], variance=[3600.0] * 3)
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, keras.layers.Conv2D(4, 1)(layer(image)))
+    for skip in ((), ("fold_preprocessing",)):
+        assert _export(tmp_path / "net.onnx", network, skip=skip).parity["relative_rms_error"] < 1e-6
+
+
+def test_inner_networks_in_mixed_precision(tmp_path):
+    image, features = keras.Input((None, None, 3)), keras.Input((None, None, 8))
+    encode = keras.layers.Conv2D(8, 3, padding="same", dtype="mixed_bfloat16")
+    decode = keras.layers.Conv2D(4, 1, dtype="float32")
+    inner = keras.Model(image, encode(keras.layers.Rescaling(1 / 255)(image))), keras.Model(features, decode(features))
+    network = keras.Model(image, inner[1](inner[0](image)))
+    assert _export(tmp_path / "net.onnx", network).parity["relative_rms_error"] < 1e-5
 
 
 def test_a_broken_copy(older, monkeypatch):

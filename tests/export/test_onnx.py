@@ -117,6 +117,19 @@ def test_any_size(tmp_path, build):
         assert _error(_run(path, picture), _keras(network, picture)) < 1e-5
 
 
+def test_nearest_upsampling_in_words_of_today(tmp_path):
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, keras.layers.UpSampling2D(4)(keras.layers.Conv2D(3, 3, 4, padding="same")(image)))
+    for path, options in ((tmp_path / "a.onnx", {"size_px": (32, 40)}), (tmp_path / "b.onnx", {"size_px": None})):
+        lowered = lower(network, resizable=options["size_px"] is None, **options)
+        write_onnx(lowered, path)
+        (node,) = (node for node in _checked(path).graph.node if node.op_type == "Resize")
+        modes = {attribute.name: attribute.s for attribute in node.attribute}
+        assert modes["coordinate_transformation_mode"] == b"half_pixel"
+        picture = np.resize(_pictures(1)[0], (32, 40, 3))
+        assert _error(_run(path, picture), _keras(lowered, picture)) < 1e-5
+
+
 # ---- what is asked for
 
 

@@ -214,6 +214,33 @@ def test_names_that_inner_models_share():
     np.testing.assert_allclose(lower(network, (5, 6))(images), network(images), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_layer_that_is_called_three_times_stays_one(dtype):
+    image = keras.Input((None, None, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same", dtype=dtype, name="head")
+    x = keras.layers.Conv2D(3, 1, dtype=dtype, name="head_1")(image)  # the name that a second one would get
+    network = keras.Model(image, shared(shared(shared(x))))
+    lowered = lower(network, (5, 6))
+    assert lowered.count_params() == network.count_params()
+    assert [layer.name for layer in lowered.layers] == ["image", "head_1", "head"]
+    images = _image((5, 6)) / 255
+    tolerance = 1e-6 if dtype == "float32" else 0.02
+    np.testing.assert_allclose(lowered(images), keras.ops.cast(network(images), "float32"), atol=tolerance)
+
+
+def test_in_a_process_of_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        image = keras.Input((None, None, 3))
+        x = keras.layers.Lambda(lambda pixels: pixels / 255)(image)
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x))
+        network = keras.Model(image, keras.layers.Conv2D(3, 1)(x))
+        lowered = lower(network, (5, 6), output="probabilities")
+        assert {layer.compute_dtype for layer in lowered.layers[1:]} == {"float32"}
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="`output` must be one of logits, probabilities, labels. Received: masks"):
         lower(_network(), (8, 8), output="masks")

@@ -125,6 +125,19 @@ def test_rescaling_of_keras(rescaling):
     assert "Rescaling" not in _kinds(lowered)
 
 
+@pytest.mark.parametrize("behind", [_conv(), keras.layers.AveragePooling2D(1)], ids=["folded", "depthwise"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_normalization_of_keras(behind, dtype):
+    """It computes with constants that it makes of its weights, or was given."""
+    learned = keras.layers.Normalization(dtype=dtype)
+    learned.adapt(IMAGE * [1.0, 0.5, 0.2])
+    for layer in (learned, keras.layers.Normalization(mean=[9.0, 5, 1], variance=[400.0, 0, 90], dtype="float32")):
+        lowered = _same(_model(layer, behind), tolerance=1e-5 if layer.compute_dtype == "float32" else 0.03)
+        assert "Normalization" not in _kinds(lowered)
+    undone = keras.layers.Normalization(mean=[9.0, 5, 1], variance=[4.0, 2, 9], invert=True)
+    assert "Normalization" in _kinds(_same(_model(undone, behind)))
+
+
 def test_preprocessing_that_something_else_sees_is_left_alone():
     image = keras.Input((None, None, 3))
     normalised = layers.Preprocess("caffe")(image)
@@ -176,10 +189,11 @@ def test_a_kernel_that_has_learned_is_left_alone():
     assert "Conv2DTranspose" in _kinds(lower(network, None))
 
 
-@pytest.mark.parametrize("layer", [layers.DoubleSize(), keras.layers.UpSampling2D(4, interpolation="bilinear")])
-def test_bilinear_upsampling_becomes_one_resize(layer):
+@pytest.mark.parametrize(
+    "layer",
+    [layers.DoubleSize(), keras.layers.UpSampling2D(4, interpolation="bilinear"), keras.layers.UpSampling2D(4)],
+)
+def test_upsampling_becomes_one_resize(layer):
     factor = 2 if isinstance(layer, layers.DoubleSize) else 4
     network = _model(layer, keras.layers.AveragePooling2D(factor))
     assert _kinds(_same(network)) == ["_Resize", "AveragePooling2D"]
-    nearest = _model(keras.layers.UpSampling2D(factor), keras.layers.AveragePooling2D(factor))
-    assert _kinds(_same(nearest)) == ["UpSampling2D", "AveragePooling2D"]

@@ -143,6 +143,24 @@ def test_once_is_enough():
         quantization_aware(aware)
 
 
+def test_a_layer_that_is_called_twice():
+    image = keras.Input((None, None, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same", name="shared")
+    with pytest.raises(InputError, match="calls the layer shared 2 times; .* wants a layer for each call"):
+        quantization_aware(keras.Model(image, shared(shared(image))))
+
+
+def test_statistics_of_the_images_are_kept():
+    images = _pictures(2, 1).astype(np.float32)
+    layer = keras.layers.Normalization()
+    layer.adapt(images)
+    image = keras.Input((None, None, 3))
+    pooled = keras.layers.AveragePooling2D(2)(layer(image))  # so that no kernel can take them in
+    network = keras.Model(image, keras.layers.Conv2D(3, 1)(pooled))
+    expected = np.asarray(network(images))
+    assert np.abs(np.asarray(quantization_aware(network)(images)) - expected).max() < 0.1 * np.abs(expected).max()
+
+
 def test_a_network_trained_in_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -171,22 +171,29 @@ def test_open_edges_that_hide_other_classes(tmp_path):
 
 
 class TestSizesThatTheNetworkCannotTake:
-    """A valid convolution needs as many pixels as its kernel has."""
+    """A valid convolution needs as many pixels as its kernel has; what was halved and doubled must fit its twin."""
 
-    @pytest.fixture(params=FORMATS)
+    @staticmethod
+    def _valid(image):
+        kernel = np.ones((5, 5, 3, CLASSES), np.float32)
+        return tf.pad(tf.nn.conv2d(image, kernel, 1, "VALID"), [[0, 0], [2, 2], [2, 2], [0, 0]])
+
+    @staticmethod
+    def _joined(image):
+        halved = tf.nn.max_pool2d(image, 2, 2, "VALID")
+        doubled = tf.image.resize(halved, 2 * tf.shape(halved)[1:3])
+        return tf.concat([image, doubled], -1)[..., :CLASSES]
+
+    @pytest.fixture(params=[(form, name) for form in FORMATS for name in ("_valid", "_joined")], ids="-".join)
     def predictor(self, request, tmp_path, monkeypatch):
         import files
 
-        kernel = np.ones((5, 5, 3, CLASSES), np.float32)
-
-        def smaller(kind):
-            return lambda image: tf.pad(tf.nn.conv2d(image, kernel, 1, "VALID"), [[0, 0], [2, 2], [2, 2], [0, 0]])
-
-        monkeypatch.setattr(files, "_network", smaller)
-        return runtime.load(write(tmp_path / f"valid.{request.param}", resizable=True))
+        form, name = request.param
+        monkeypatch.setattr(files, "_network", lambda kind: getattr(self, name))
+        return runtime.load(write(tmp_path / f"picky.{form}", resizable=True))
 
     def test_are_told_and_leave_the_predictor_usable(self, predictor):
         whole = predictor(photo()[None])
-        with pytest.raises(InputError, match="valid.*: takes no image of 3 x 4"):
-            predictor(photo((3, 4))[None])
+        with pytest.raises(InputError, match="picky.*: takes no image of 3 x 3"):
+            predictor(photo((3, 3))[None])
         np.testing.assert_array_equal(predictor(photo()[None]), whole)

@@ -8,7 +8,7 @@ import re
 
 import keras
 
-from kseg.errors import need
+from kseg.errors import need, one_line
 from kseg.export.errors import ConversionError
 from kseg.export.onnx.folding import fold, keep, put_biases_in
 from kseg.export.onnx.integers import HANDLERS
@@ -33,19 +33,23 @@ def structure(model, output="logits"):
     """
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     weights = {f"weight_{number}": as_array(variable) for number, variable in enumerate(variables)}
-    proto = _convert(model, weights)
+    proto, constants = _convert(model, weights)
+    weights |= constants
     proto.graph.name, proto.graph.doc_string = model.name, ""
     _keep_used_domains(proto)
+    _modernise_nearest(proto.graph)
     _name_output(proto.graph, output)
     _name_sizes(proto.graph, model)
     weights, origins = fold(proto, weights)
     put_biases_in(proto.graph, weights)
     paths = {f"weight_{number}": variable.path for number, variable in enumerate(variables)}
+    paths |= {name: name for name in constants}
     return proto, _tidy(proto.graph, weights, {name: paths[origin] for name, origin in origins.items()})
 
 
 def _convert(model, weights):
-    """ModelProto whose graph takes `image` and every weight as inputs."""
+    """(ModelProto whose graph takes as inputs `image`, every weight, and every constant that a layer holds; {name of
+    such a constant: NumPy array})."""
     tf = need("tensorflow", "cpu")
     tf2onnx = need("tf2onnx", "onnx")
     trainable = len(model.trainable_variables)
@@ -65,13 +69,24 @@ def _convert(model, weights):
     except (MemoryError, OSError):
         raise
     except Exception as error:  # tf2onnx raises whatever its passes raise
-        raise ConversionError(f"{model.name}: ONNX: {_one_line(error)}") from error
-    return proto
+        raise ConversionError(f"{model.name}: ONNX: {one_line(error)}") from error
+    graph = function.get_concrete_function().graph
+    held = {inside.name: outside for outside, inside in graph.captures}
+    return proto, {name: held[name].numpy() for name in (entry.name for entry in proto.graph.input) if name in held}
 
 
 def _keep_used_domains(proto):
     used = {node.domain for node in proto.graph.node}
     keep(proto.opset_import, [entry for entry in proto.opset_import if entry.domain in used])
+
+
+def _modernise_nearest(graph):
+    """Nearest-neighbour resizing in words that ONNX did not give up with opset 13: floor((x + 0.5) / f) both."""
+    for node in graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        mode = attributes.get("coordinate_transformation_mode")
+        if node.op_type == "Resize" and mode is not None and mode.s == b"tf_half_pixel_for_nn":
+            mode.s, attributes["nearest_mode"].s = b"half_pixel", b"round_prefer_ceil"
 
 
 def _name_output(graph, name):
@@ -150,7 +165,7 @@ def check(proto, weights, name):
     try:
         onnx.checker.check_model(with_weights_as_inputs(proto, weights), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ConversionError(f"{name}: onnx.checker refuses it: {_one_line(error)}") from error
+        raise ConversionError(f"{name}: onnx.checker refuses it: {one_line(error)}") from error
 
 
 def with_weights_as_inputs(proto, weights):
@@ -162,7 +177,3 @@ def with_weights_as_inputs(proto, weights):
         element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         whole.graph.input.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
     return whole
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:300] or type(error).__name__

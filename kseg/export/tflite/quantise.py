@@ -81,7 +81,7 @@ def _can(network, operator, bits):
         return False
     if bits == 16 and (operator.name not in _VERSIONS or _VERSIONS[operator.name][1] is None):
         return False
-    # A filter that is computed, and grouped convolutions in int16, are for float.
+    # A filter that is computed is for float.
     return operator.name not in FILTERS or operator.inputs[FILTERS[operator.name][0]] in network.constants
 
 
@@ -160,14 +160,15 @@ class _Rewriting:
     def _to_integer(self, operator):
         network, numbers = self._network, self._numbers
         taken, outputs = self._given[id(operator)], self._made[id(operator)]
-        wanted = {index: numbers[index] for index in taken}
+        wanted, whole = {index: numbers[index] for index in taken}, None
         if operator.name in SAME_SCALE or operator.name == "CONCATENATION":  # every part in the scale of the whole
-            wanted = dict.fromkeys(taken, numbers[outputs[0]])
+            whole = numbers[outputs[0]]
+            wanted = dict.fromkeys(taken, whole)
         given = {index: self._form(index, numbers_) for index, numbers_ in wanted.items()}
         if operator.name in FILTERS:
             self._quantise_filter(operator, wanted[taken[0]])
         else:
-            self._quantise_operands(operator)
+            self._quantise_operands(operator, whole)
         operator.inputs = [given.get(index, index) for index in operator.inputs]
         operator.version = max(operator.version, _VERSIONS.get(operator.name, (2, 2))[self._dtype == "int16"])
         if hasattr(operator.options, "potScaleInt16"):
@@ -190,15 +191,15 @@ class _Rewriting:
             if held.store(6.0) == np.iinfo(held.dtype).max:
                 operator.options.fusedActivationFunction = schema.ActivationFunctionType.RELU
 
-    def _quantise_operands(self, operator):
-        """Constants that are added or multiplied."""
+    def _quantise_operands(self, operator, held=None):
+        """Constants that are added, multiplied, or with numbers `held` joined to the rest."""
         network = self._network
         for place, index in enumerate(operator.inputs):
             if is_float(network, index) and index in network.constants:
                 array = network.constants[index]
-                held = Numbers.covering(array.min(), array.max(), self._dtype)
+                own = held or Numbers.covering(array.min(), array.max(), self._dtype)
                 operator.inputs[place] = network.add_tensor(
-                    network.tensors[index].name, array.shape, self._dtype, held.store(array), held.parameters()
+                    network.tensors[index].name, array.shape, self._dtype, own.store(array), own.parameters()
                 )
 
     def _quantise_filter(self, operator, given):
