@@ -152,17 +152,28 @@ def _fit(model, images, labels):
                 float(logs["loss"])  # waits for the device
                 self.times = [*getattr(self, "times", ()), (time.perf_counter(), time.process_time())]
 
-    def batches():
-        while True:
-            yield images, labels
-
     def timed(repetitions):
-        clock = Clock()
-        model.fit(batches(), steps_per_epoch=repetitions + 1, verbose=0, callbacks=[clock], shuffle=False)
+        clock, batches = Clock(), _same_batch(images, labels, repetitions + 1)
+        model.fit(batches, steps_per_epoch=repetitions + 1, verbose=0, callbacks=[clock], shuffle=False)
         first, last = clock.times
         return [(end - start) / repetitions for start, end in zip(first, last, strict=True)]
 
     return timed
+
+
+def _same_batch(images, labels, steps):
+    """What `fit` reads: on TensorFlow a tf.data.Dataset, as kseg's pipelines are.
+
+    A Python generator would slow every step down: once a process has fed TensorFlow from one, it hands freed memory
+    back to the system at once (malloc's M_TRIM_THRESHOLD, 128 KB) and takes the pages anew for each tensor.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return ((images, labels) for _ in range(steps))
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors((images, labels)).repeat(steps)
 
 
 def _flop(layer):
