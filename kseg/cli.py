@@ -3,7 +3,6 @@
 import argparse
 import functools
 import importlib
-import json
 import os
 import shlex
 import signal
@@ -14,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from kseg import files
 from kseg.errors import CheckError, InputError
-from kseg.files import replacing
 from kseg.runtime.chatter import muted
 
 
@@ -223,6 +222,20 @@ def check_apart(outputs, inputs):
         raise InputError(f"{', '.join(both[:5])}: would be overwritten by a result; choose another folder")
 
 
+def read_text(path):
+    """The text of a file that a user named.
+
+    Raises:
+        InputError: there is none, or it is not in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8") from error
+
+
 def write_json(value, path):
     """Write `value` as JSON in one step.
 
@@ -230,5 +243,4 @@ def write_json(value, path):
         InputError: the folder does not exist or the disk is full.
     """
     check_file(path)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+    files.write_json(value, path)

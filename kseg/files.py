@@ -1,6 +1,8 @@
 """Files that are either whole or not there: written beside, flushed to the disk, then renamed."""
 
 import errno
+import json
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,25 @@ def replacing(path):
         if is_disk_full(error):
             raise InputError(f"{path}: no space left on the disk; nothing was changed") from error
         raise
+
+
+def write_json(value, path):
+    """Write plain lists, dicts and numbers as JSON, with `replacing`; numbers that are not finite become null, which
+    JSON has instead.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_disk_full(error):

@@ -91,7 +91,11 @@ class LabelSet:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")), where=str(path))
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except IsADirectoryError as error:
+            raise InputError(f"{path}: a folder, not a file") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not a text file in UTF-8; save it as such") from error
+        except json.JSONDecodeError as error:
             raise InputError(f"{path}: not a JSON file ({error})") from error
 
     def to_dict(self):
@@ -121,7 +125,8 @@ class LabelSet:
         return table[np.where(known, mask, len(self))]
 
     def overlay(self, image, mask, opacity=0.5):
-        """Draw an index mask over its image; unlabelled pixels show the image alone.
+        """Draw an index mask over its image, which shows alone where pixels are unlabelled or their class is black, as
+        backgrounds are.
 
         Args:
             image: [H, W, 3], 0..255.
@@ -130,9 +135,10 @@ class LabelSet:
         Returns:
             uint8 [H, W, 3].
         """
-        image = np.asarray(image, np.float32)
-        mixed = image + opacity * (self.to_colours(mask) - image)
-        return np.where((np.asarray(mask) < len(self))[..., None], mixed, image).clip(0, 255).astype(np.uint8)
+        image, colours = np.asarray(image, np.float32), self.to_colours(mask)
+        drawn = (np.asarray(mask) < len(self)) & colours.any(-1)
+        mixed = image + opacity * (colours - image)
+        return np.where(drawn[..., None], mixed, image).clip(0, 255).astype(np.uint8)
 
     def from_colours(self, colours):
         """Colour mask -> class indices, by the nearest colour of the set (squared distance in RGB).

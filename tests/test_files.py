@@ -1,6 +1,7 @@
 """A file is whole or not there."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from kseg.errors import InputError
-from kseg.files import is_disk_full, replacing
+from kseg.files import is_disk_full, replacing, write_json
 
 
 def test_replaces_in_one_step(tmp_path):
@@ -19,6 +20,11 @@ def test_replaces_in_one_step(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json({"a": [1, float("nan")], "b": {"c": float("-inf")}, "d": (2.5, "x")}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None], "b": {"c": None}, "d": [2.5, "x"]}
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])

@@ -47,7 +47,7 @@ def test_a_file_there_and_back(tmp_path):
         ('{"names": ["a"], "colours": [[0, 0, 0]], "color": 1}', r"unknown fields \['color'\]"),
         ('{"names": ["a"], "colours": [[0, 0]]}', "three whole numbers"),
         ('{"names": 3, "colours": [[0, 0, 0]]}', r"labels\.json"),
-        ("\xff", "not a JSON file"),
+        ("\xff", "not a text file in UTF-8"),
     ],
 )
 def test_bad_files_are_named(content, message, tmp_path):
@@ -62,6 +62,18 @@ def test_bad_files_are_named(content, message, tmp_path):
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         LabelSet.load(tmp_path / "none.json")
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(InputError, match="a folder, not a file"):
+        LabelSet.load(tmp_path)
+
+
+def test_an_overlay_leaves_what_is_black_or_unlabelled():
+    labels = LabelSet(("background", "nucleus"), ((0, 0, 0), (200, 100, 0)), ignore=255)
+    image = np.full((1, 3, 3), 100, np.uint8)
+    found = labels.overlay(image, np.array([[0, 1, 255]]))
+    assert found.tolist() == [[[100, 100, 100], [150, 100, 50], [100, 100, 100]]]
 
 
 def test_indices_and_colours():

@@ -48,9 +48,8 @@ def main(argv=None):
     if args.markdown and args.out:
         raise InputError("--out and --markdown are two pages: make them one after the other")
     if args.markdown:
-        if args.notes and not args.notes.is_file():
-            raise InputError(f"{args.notes}: no such file")
-        notes = args.notes.read_text(encoding="utf-8") if args.notes else ""
+        cli.check_output(page.parent / "results")
+        notes = cli.read_text(args.notes) if args.notes else ""
         report.write_markdown(entries, page, args.pictures, _command(args, entries), notes)
     else:
         report.write_html(entries, page)

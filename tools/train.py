@@ -1,6 +1,7 @@
 """Train a recipe's network on your images."""
 
 import functools
+import shlex
 import sys
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def main(argv=None):
     from kseg import data, training
     from kseg.evaluation.boundaries import check_boundary
 
+    cli.check_output(args.out)
     need("matplotlib", "plots")  # for the charts of a run that is done
     placement = training.place(args.distribute, args.coordinator, args.processes, args.process)
     recipe = training.change(training.find_recipe(args.recipe), args.set)
@@ -59,7 +61,7 @@ def main(argv=None):
     runs = training.plan(recipe, args.out, args.seeds, args.resume, args.set, placement.is_chief)
     begun = training.begun(runs, args.recipe)
     splits = args.splits or begun.get("splits", ["train", "val"])
-    sources = [data.checked(data.open_source(args.data, split), args.skip_bad) for split in splits]
+    sources = data.all_checked([data.open_source(args.data, split) for split in splits], args.skip_bad)
     if placement.is_chief and (known := data.shared(*sources)):
         print(f"{known} of the {len(sources[1])} validation images are trained on: scores say little about new images")
     if args.boundaries:
@@ -71,8 +73,9 @@ def main(argv=None):
         if placement.is_chief:
             _score(run.folder, sources[1], splits[1], args.boundaries)
     if placement.is_chief:
-        print(f"Report: python tools/report.py {args.out}")
-        print(f"Next: python tools/predict.py {runs[-1].folder}/best.keras YOUR_IMAGE --out {args.out}/pictures")
+        best, pictures = (shlex.quote(str(path)) for path in (runs[-1].folder / "best.keras", args.out / "pictures"))
+        print(f"Report: python tools/report.py {shlex.quote(str(args.out))}")
+        print(f"Next: python tools/predict.py {best} YOUR_IMAGE --out {pictures}")
     return 0
 
 

@@ -133,6 +133,7 @@ def _fcn(
 ):
     check_count("classes", classes)
     check_count("fc_units", fc_units)
+    check_choice("include_top", include_top, (True, False))
     check_share("dropout", dropout)
     check_positive("alpha", alpha)
     check_choice("alignment", alignment, ("same", "caffe"))

@@ -74,6 +74,7 @@ def UNet(
     for argument, value in (("classes", classes), ("filters", filters), ("depth", depth)):
         check_count(argument, value)
     depth = int(depth)
+    check_choice("include_top", include_top, (True, False))
     check_share("dropout", dropout)
     check_positive("alpha", alpha)
     check_choice("padding", padding, ("same", "valid"))
@@ -83,6 +84,8 @@ def UNet(
         raise ValueError('a backbone works with `padding="same"` only. Received: padding="valid"')
     if backbone_weights is not None and not backbone:
         raise ValueError("`backbone_weights` needs a `backbone`. Received: backbone=None")
+    if alpha != 1 and not backbone:
+        raise ValueError(f"`alpha` needs a `backbone`; without one, `filters` sets the width. Received: alpha={alpha}")
     images, inputs = image_input(input_tensor, input_shape)
     if padding == "valid":
         _check_valid(images.shape[1:3], depth)

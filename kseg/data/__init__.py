@@ -27,6 +27,7 @@ _HOMES = {
     "TFDS": "tfds",
     "cached": "cache",
     "checked": "scanning",
+    "all_checked": "scanning",
     "scan": "scanning",
     "ScanReport": "scanning",
     "without": "scanning",

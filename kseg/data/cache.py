@@ -65,7 +65,8 @@ class _Memory(_Cache):
         # Two threads may decode the same sample at once; both get the same pixels.
         if index not in self._samples:
             image, label = self._decoded(index)
-            # `load` hands out the kept array itself: nobody shall draw in it.
+            # `load` hands out the kept array itself: nobody shall draw in it. A view, since it may be the caller's own.
+            image = image.view()
             image.flags.writeable = False
             self._samples[index] = image, label
         return self._samples[index]

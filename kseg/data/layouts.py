@@ -112,7 +112,10 @@ def voc(path, split, labels=None):
     if labels is None:
         given = path / "labels.json"
         labels = LabelSet.load(given) if given.is_file() else _voc_labels()
-    stems = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        stems = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a text file in UTF-8") from error
     twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
     if twice:
         raise InputError(f"{file}: names that it holds twice: {', '.join(twice[:5])}")

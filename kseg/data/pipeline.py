@@ -5,6 +5,7 @@ stream is the same on every run, for any number of threads, and can start at any
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 from kseg.data.backend import tensorflow
@@ -178,7 +179,7 @@ def _check_shard(shard, batch):
 
 
 def _check(crop_px, batch, seed, first_epoch, epochs, scales, flips):
-    if len(crop_px) != 2 or min(crop_px) < 1:
+    if not isinstance(crop_px, Sequence) or len(crop_px) != 2 or min(crop_px) < 1:
         raise ValueError(f"`crop_px` must be (height, width), each at least 1. Received: {crop_px}")
     if batch < 1:
         raise ValueError(f"`batch` must be at least 1. Received: {batch}")

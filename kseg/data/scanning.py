@@ -83,28 +83,46 @@ def without(source, report):
 
 
 def checked(source, skip_bad=False, log=print):
-    """A source after its scan; every problem is a line.
+    """`all_checked` of one source."""
+    (source,) = all_checked([source], skip_bad, log)
+    return source
+
+
+def all_checked(sources, skip_bad=False, log=print):
+    """Sources after their scan; every problem of any of them is a line.
 
     Args:
-        source: a source.
+        sources: sequence of sources.
         skip_bad: leave out the samples that have problems.
         log: called with each line for the user.
+    Returns:
+        list of sources.
     Raises:
-        InputError: there are problems, and they are not to be left out.
+        InputError: there are problems, and they are not to be left out; or no pixel of a source is labelled.
     """
-    report = scan(source)
-    if report.inexact_pixels:
-        log(f"{report.inexact_pixels} mask pixels had no colour of the label set; the nearest one counts")
-    for file, message in report.problems:
+    reports = [scan(source) for source in sources]
+    if inexact := sum(report.inexact_pixels for report in reports):
+        log(f"{inexact} mask pixels had no colour of the label set; the nearest one counts")
+    problems = list(dict.fromkeys(problem for report in reports for problem in report.problems))
+    for file, message in problems:
         print(f"{file}: {message}", file=sys.stderr)
-    if not report.problems:
-        return source
-    if not skip_bad:
+    if problems and not skip_bad:
         raise InputError(
-            f"{len(report.problems)} problems in the data; mend them, or leave these images out with --skip-bad"
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data; mend them, or leave these images "
+            f"out with --skip-bad"
         )
-    kept = without(source, report)
-    log(f"Left out {len(source.names) - len(kept.names)} of {len(source.names)} images")
+    return [_good(source, report, log) for source, report in zip(sources, reports, strict=True)]
+
+
+def _good(source, report, log):
+    kept = without(source, report) if report.bad else source
+    if report.bad:
+        log(f"Left out {len(report.bad)} of {len(source)} images")
+    if not any(report.class_pixels):
+        raise InputError(
+            f"none of the {len(kept)} images has a labelled pixel, such as {kept.files(0)[1]}: there is nothing to "
+            f"learn from or to score"
+        )
     return kept
 
 

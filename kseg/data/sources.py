@@ -227,7 +227,8 @@ class Joined(_View):
         if any(source.labels != self.labels for source in sources):
             raise InputError("sources with different label sets cannot be joined")
         self.names = tuple(name for source in sources for name in source.names)
-        self.orphans = tuple(orphan for source in sources for orphan in source.orphans)
+        # Once, also where several are parts of one split.
+        self.orphans = tuple(dict.fromkeys(orphan for source in sources for orphan in source.orphans))
         self._sources = tuple(sources)
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
 

@@ -32,7 +32,7 @@ class BoundaryScores:
         pixel_error: share of the pixels on the wrong side, 1 - pixel accuracy of membrane against everything else.
         f_error: 1 - F-score (Dice) of the pixels that are not membrane, over all images together.
         v_rand, v_info: foreground-restricted Rand and information-theoretic score after thinning, in 0..1, 1 is
-            perfect; mean over the images.
+            perfect; mean over the images whose truth has a region.
     """
 
     images: int
@@ -65,8 +65,8 @@ def evaluate_boundaries(predictor, batches, labels, boundary, thresholds=THRESHO
     Returns:
         BoundaryScores.
     Raises:
-        InputError: no image, no class of that name, a threshold outside 0..1, other classes than the predictor's, or
-            an image without a region in its truth.
+        InputError: no image with a region in its truth, no class of that name, a threshold outside 0..1, or other
+            classes than the predictor's.
         ImportError: scikit-image is not installed; the message names the extra.
         CheckError: scores that are not finite.
     """
@@ -74,7 +74,7 @@ def evaluate_boundaries(predictor, batches, labels, boundary, thresholds=THRESHO
     thresholds = tuple(float(threshold) for threshold in thresholds)
     if not thresholds or not all(0 <= threshold <= 1 for threshold in thresholds):
         raise InputError(f"thresholds must lie in 0..1. Received: {list(thresholds)}")
-    place, images_seen, wrong, right, counted, rand, info = labels.names.index(boundary), 0, 0, 0, 0, 0.0, 0.0
+    place, images_seen, wrong, right, counted, compared = labels.names.index(boundary), 0, 0, 0, 0, []
     for images, truths in batches:
         images, truths = np.asarray(images), np.asarray(truths)
         found = probabilities(predictor, images)
@@ -83,23 +83,22 @@ def evaluate_boundaries(predictor, batches, labels, boundary, thresholds=THRESHO
         for probability, truth in zip(found[..., place], truths, strict=True):
             valid = truth != labels.ignore if labels.ignore is not None else np.ones(truth.shape, bool)
             regions = connected(valid & (truth != place))
-            if not regions.any():
-                raise InputError(f"image {images_seen}: the truth is all {boundary} and has no region to compare")
             cuts = [probability >= threshold for threshold in thresholds]
             wrong = wrong + np.array([np.count_nonzero(valid & (cut != (truth == place))) for cut in cuts])
             right = right + np.array([np.count_nonzero((regions > 0) & ~cut) for cut in cuts])
-            scores = np.array([region_scores(regions, thinned(cut)) for cut in cuts])
-            rand, info = rand + scores[:, 0], info + scores[:, 1]
+            if regions.any():
+                compared.append([region_scores(regions, thinned(cut)) for cut in cuts])
             images_seen, counted = images_seen + 1, counted + np.count_nonzero(valid)
-    if not images_seen:
-        raise InputError("there is no image to evaluate")
+    if not compared:
+        raise InputError(f"there is no image to evaluate in which {boundary} leaves a region")
+    rand, info = np.mean(compared, 0).T
     return BoundaryScores(
         images_seen,
         thresholds,
         tuple((wrong / counted).tolist()),
         tuple((wrong / (2 * right + wrong)).tolist()),
-        tuple((rand / images_seen).tolist()),
-        tuple((info / images_seen).tolist()),
+        tuple(rand.tolist()),
+        tuple(info.tolist()),
     )
 
 

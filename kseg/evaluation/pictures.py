@@ -48,8 +48,12 @@ def panel(image, label, prediction, labels):
     """
     errors = (image * 0.4).astype(np.uint8)
     errors[(label != prediction) & (label < len(labels))] = _WRONG
-    pictures = (image, labels.to_colours(label), labels.to_colours(prediction), errors)
-    height, width = image.shape[:2]
+    return compose([image, labels.to_colours(label), labels.to_colours(prediction), errors])
+
+
+def compose(pictures):
+    """The four pictures of a `panel`, each uint8 [H, W, 3], under their titles: uint8 [H + 18, 4 W + 12, 3]."""
+    height, width = pictures[0].shape[:2]
     canvas = Image.new("RGB", (4 * width + 3 * _GAP_PX, height + _TITLE_PX), "white")
     draw = ImageDraw.Draw(canvas)
     for position, (title, picture) in enumerate(zip(_TITLES, pictures, strict=True)):
@@ -80,8 +84,13 @@ def panel_tiles(picture):
 def panel_names(names):
     """File names of images -> names for their panels, without suffix and none twice: `train+val` may repeat one."""
     stems = [Path(name).stem for name in names]
-    times = Counter(stems)
-    return [stem if times[stem] == 1 else f"{stem}_{place}" for place, stem in enumerate(stems)]
+    times, found = Counter(stems), []
+    for place, stem in enumerate(stems):
+        name = stem if times[stem] == 1 else f"{stem}_{place}"
+        while name in found or (name != stem and name in times):
+            name += "_"
+        found.append(name)
+    return found
 
 
 def save_panel(image, label, prediction, labels, path):

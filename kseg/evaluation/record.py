@@ -1,7 +1,6 @@
 """What a finished run leaves of its best network: the scores of every validation image, charts and telling pictures."""
 
 import heapq
-import json
 import math
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ from kseg import data
 from kseg.evaluation import pictures
 from kseg.evaluation.boundaries import evaluate_boundaries
 from kseg.evaluation.scores import evaluate
-from kseg.files import replacing
+from kseg.files import write_json
 from kseg.metrics import confusion_matrix, scores
 from kseg.training import read_history
 from kseg.training.plan import SCORES
@@ -48,11 +47,12 @@ def record(folder, predictor, source, progress=None, boundary=None):
             batches = progress(data.evaluation_batches(source))
             regions = evaluate_boundaries(predictor, batches, labels, boundary).best
         found = evaluate(predictor, progress(data.evaluation_batches(source)), labels, seen)
-    _write_json(found.to_dict() | regions | {"per_image": seen.entries}, folder / SCORES)
     pictures.save_training_curve(read_history(folder), folder / "curve.png")
     pictures.save_iou_chart(found, labels, folder / "iou.png")
     pictures.save_confusion_chart(found, labels, folder / "confusion.png")
     _write_pictures(seen, labels, folder / PICTURES)
+    # Last, because a run that has its scores counts as finished.
+    write_json(found.to_dict() | regions | {"per_image": seen.entries}, folder / SCORES)
     return found
 
 
@@ -99,17 +99,3 @@ def _write_pictures(seen, labels, folder):
         for rank, (place, image, label, prediction) in enumerate(kept, start=1):
             name = re.sub(r"[^\w.-]+", "_", Path(seen.entries[place]["name"]).stem)
             pictures.save_panel(image, label, prediction, labels, folder / f"{end}_{rank}_{name}.png")
-
-
-def _write_json(value, path):
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _without_nan(value):
-    """JSON has no NaN: a score that does not exist is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

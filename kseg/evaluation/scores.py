@@ -105,7 +105,7 @@ def evaluate(predictor, batches, labels, on_image=None):
 
 
 def _predict(predictor, images, classes):
-    direct = hasattr(predictor, "indices")
+    direct = getattr(predictor, "labels", None) is not None and hasattr(predictor, "indices")
     found = np.asarray(predictor.indices(images) if direct else predictor(images))
     shape = (*found.shape, len(predictor.labels)) if direct else found.shape
     if shape != (*images.shape[:3], classes):

@@ -82,7 +82,10 @@ class RunFiles(keras.callbacks.Callback):
         if not self.writes:
             return
         names = list(dict.fromkeys(name for entry in self.history for name in entry))
-        with replacing(self.folder / "history.csv") as temporary, open(temporary, "w", newline="") as file:
+        with (
+            replacing(self.folder / "history.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.history)

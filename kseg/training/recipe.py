@@ -54,13 +54,13 @@ class Recipe:
         hard_share: share of the pixels that the loss "hard_pixels" takes, in 0..1.
         optimizer: name in OPTIMIZERS.
         learning_rate: after the warm-up.
-        weight_decay: decoupled, for "adamw"; L2-like for "sgd".
+        weight_decay: decoupled from the gradient; for "adamw" and "sgd".
         schedule: "constant", "polynomial" (power 0.9, to zero) or "cosine" (to zero).
         warmup_steps: steps in which the learning rate rises linearly from zero.
         clip_norm: largest length of the gradient of all weights together, None for any.
         accumulate: batches whose gradients are averaged before the weights change.
         average: momentum of a moving average of the weights, such as 0.999, which is then what is validated and kept;
-            None: the weights themselves.
+            it moves with every batch, `accumulate` or not. None: the weights themselves.
         precision: "auto", "float32", "mixed_bfloat16" or "mixed_float16".
         validate_every: epochs between validations; the last epoch is always validated.
         patience: validations without a better mean IoU after which the run ends early; None: never.

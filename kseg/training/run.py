@@ -267,5 +267,5 @@ def read_history(folder):
     path = Path(folder) / HISTORY
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]

@@ -110,9 +110,14 @@ def confusion_picture(matrix, names):
 
 
 def confusion_counts(model):
-    """The counts in the ConfusionMatrix that a model was compiled with, or None where it has none."""
+    """The counts in the ConfusionMatrix that a model was compiled with, or None where it has none, or has met scores
+    that are not finite: a loss that is not is told at the end of the epoch, with what to do."""
     found = [inner for outer in model.metrics for inner in getattr(outer, "metrics", [outer])]  # Keras wraps them
-    return next((metric.matrix() for metric in found if isinstance(metric, ConfusionMatrix)), None)
+    metric = next((metric for metric in found if isinstance(metric, ConfusionMatrix)), None)
+    try:
+        return None if metric is None else metric.matrix()
+    except ValueError:
+        return None
 
 
 def _summary_writer(folder):

@@ -8,6 +8,7 @@ from handmade import LABELS, dataset, indices, picture, save
 
 from kseg import data
 from kseg.errors import InputError
+from kseg.labels import LabelSet
 
 
 @pytest.fixture
@@ -72,6 +73,12 @@ def test_kept_images_cannot_be_drawn_in(source):
     image, _ = data.cached(source, "memory").load(0)
     with pytest.raises(ValueError, match="read-only"):
         image[0] = 0
+
+
+def test_the_callers_own_arrays_stay_theirs():
+    image, mask = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), int)
+    data.cached(data.arrays([image], [mask], LabelSet.numbered(2)), "memory").load(0)
+    image[0] = 1
 
 
 def test_no_place_for_a_cache(source, tmp_path):

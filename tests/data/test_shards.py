@@ -152,7 +152,7 @@ def test_the_tool(files, tmp_path, capsys, fails):
 def test_the_tool_packs_no_faulty_files(files, tmp_path, fails):
     (tmp_path / "files/images/train/b.jpg").write_bytes(b"no picture")
     given = ("--data", tmp_path / "files", "--out", tmp_path / "out", "--shards", 2)
-    assert "1 problems in the data" in fails("shards", *given)
+    assert "1 problem in the data" in fails("shards", *given)
     assert not (tmp_path / "out").exists()
     assert tool("shards")([*map(str, given), "--skip-bad"]) == 0
     assert data.open_source(tmp_path / "out", "train").names == tuple(f"{name}.jpg" for name in NAMES if name != "b")

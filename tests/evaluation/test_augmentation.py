@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kseg.errors import CheckError, InputError
-from kseg.evaluation import Augmented
+from kseg.evaluation import Augmented, evaluate
 from kseg.evaluation.augmentation import FLIPS, probabilities
 from kseg.labels import LabelSet
 from kseg.runtime import windows
@@ -39,6 +39,12 @@ def test_flips_are_undone(flips):
     found = Augmented(local, flips)(photos())
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, softmax(local(photos())), atol=1e-6)
+
+
+def test_a_plain_function_can_be_evaluated():
+    labels, images = LabelSet.numbered(4), photos()
+    truth = local(images).argmax(-1)
+    assert evaluate(Augmented(local, "horizontal"), [(images, truth)], labels).pixel_accuracy == 1
 
 
 @pytest.mark.parametrize("flips", FLIPS)

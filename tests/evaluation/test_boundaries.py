@@ -145,6 +145,15 @@ class TestWithScikitImage:
         assert scores.pixel_error == scores.f_error == (0,)
         assert scores.v_rand == (pytest.approx(1),)
 
+    def test_an_image_without_a_region_counts_by_its_pixels_alone(self, truth):
+        batches = [
+            (np.zeros((1, 21, 25, 3)), mask[None]) for mask in (np.full_like(truth, 9), np.ones_like(truth), truth)
+        ]
+        scores = evaluate_boundaries(_says(truth), batches, LABELS, "membrane", [0.5])
+        assert scores.images == 3
+        assert scores.v_rand == (pytest.approx(1),)
+        assert scores.pixel_error == (pytest.approx((1 - truth.mean()) / 2),)
+
     def test_what_cannot_be_scored_is_told(self, truth):
         def run(predictor, truth, boundary="membrane", thresholds=(0.5,), labels=LABELS):
             batches = [(np.zeros((1, 21, 25, 3)), truth[None])] if truth is not None else []
@@ -153,11 +162,11 @@ class TestWithScikitImage:
         plain = _says(truth)
         with pytest.raises(InputError, match="no class 'wall'; the classes are cell, membrane"):
             run(plain, truth, boundary="wall")
-        with pytest.raises(InputError, match="no image"):
+        with pytest.raises(InputError, match="no image .* in which membrane leaves a region"):
             run(plain, None)
         with pytest.raises(InputError, match="thresholds must lie in 0..1"):
             run(plain, truth, thresholds=(float("nan"),))
-        with pytest.raises(InputError, match="all membrane"):
+        with pytest.raises(InputError, match="no image .* in which membrane leaves a region"):
             run(plain, np.ones_like(truth))
         with pytest.raises(InputError, match="gives 2 classes, the data has 3"):
             run(plain, truth, labels=LabelSet(("a", "membrane", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))))

@@ -23,6 +23,7 @@ def test_an_index_mask_of_many_classes(tmp_path):
 
 def test_panels_of_images_with_one_name():
     assert pictures.panel_names(["a/0.jpg", "1.jpg", "b/0.png"]) == ["0_0", "1", "0_2"]
+    assert pictures.panel_names(["x.png", "x_0.png", "x.png"]) == ["x_0_", "x_0", "x_2"]
 
 
 def test_a_panel_marks_the_errors_and_only_them():

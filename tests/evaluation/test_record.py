@@ -61,6 +61,18 @@ def test_scores_of_regions(run):
         record(run, _threshold, _source([0]), boundary="c")
 
 
+def test_scores_come_last(run, monkeypatch):
+    """A run that has its scores counts as finished."""
+
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kseg.evaluation.pictures.save_confusion_chart", fails)
+    with pytest.raises(KeyboardInterrupt):
+        record(run, _threshold, _source([0]))
+    assert not (run / "scores.json").exists()
+
+
 def test_pictures_of_both_ends(run):
     (run / "pictures").mkdir()
     (run / "pictures" / "best_1_old.png").write_bytes(b"of an earlier recording")

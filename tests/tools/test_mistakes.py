@@ -1,6 +1,7 @@
 """The tools on their users' bad days: one clear line, an exit code that is not 0, and nothing overwritten."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,18 +55,58 @@ def test_faulty_data_is_told_before_training(fault, data, tmp_path, capsys):
     assert tool("train")(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert name in lines[0]
-    assert lines[-1] == "error: 1 problems in the data; mend them, or leave these images out with --skip-bad"
+    assert lines[-1] == "error: 1 problem in the data; mend them, or leave these images out with --skip-bad"
     assert not (tmp_path / "run").exists()
 
 
 def test_all_faults_are_told_together_and_can_be_skipped(data, tmp_path, capsys):
     for damage, _ in FAULTS.values():
         damage(data)
+    (data / "masks/val/1.png").unlink()
     arguments = ["nuclei_unet", "--data", str(data), "--out", str(tmp_path / "run"), *TINY]
     assert tool("train")(arguments) == 2
-    assert "error: 3 problems" in capsys.readouterr().err  # the two faults of mask 1: the later one stays
+    # Of both splits; of the two faults of mask 1 the later one stays.
+    assert "error: 4 problems" in capsys.readouterr().err
     assert tool("train")([*arguments, "--skip-bad", "--set=epochs=1"]) == 0
-    assert "Left out 3 of 6 images" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Left out 3 of 6 images" in told
+    assert "Left out 1 of 3 images" in told
+
+
+def test_a_loss_that_is_no_number(tiny_data, tmp_path, fails):
+    arguments = ["nuclei_unet", "--data", tiny_data, "--out", tmp_path / "run", *TINY, "--set=validate_every=1"]
+    assert "lower `learning_rate`" in fails("train", *arguments, "--set=learning_rate=1e30", "--set=warmup_steps=0")
+
+
+def test_nothing_labelled_is_told_before_training(data, tmp_path, fails):
+    replace(LabelSet.load(data / "labels.json"), ignore=255).save(data / "labels.json")
+    for path in (data / "masks/val").iterdir():
+        Image.fromarray(np.full((40, 48), 255, np.uint8)).save(path)
+    message = fails("train", "nuclei_unet", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert "none of the 3 images has a labelled pixel" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_where_none_can_be(tiny_data, tmp_path, fails):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in fails("train", "nuclei_unet", "--data", tiny_data, "--out", tmp_path / "file/run", *TINY)
+
+
+def test_commands_that_can_be_copied(tiny_data, tmp_path, capsys):
+    run = tmp_path / "my run"
+    assert tool("train")(["nuclei_unet", "--data", str(tiny_data), "--out", str(run), *TINY, "--set=epochs=1"]) == 0
+    report, following = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert shlex.split(report)[-1] == str(run)
+    assert shlex.split(following)[3] == str(run / "best.keras")
+
+
+def test_notes_that_are_no_text(tiny_run, tmp_path, fails):
+    page, notes = tmp_path / "page.md", tmp_path / "notes.md"
+    assert "cannot be read" in fails("report", tiny_run, "--markdown", page, "--notes", notes)
+    notes.write_bytes("Tränen".encode("latin-1"))
+    assert "not a text file in UTF-8" in fails("report", tiny_run, "--markdown", page, "--notes", notes)
+    (tmp_path / "results").write_text("")
+    assert "is a file" in fails("report", tiny_run, "--markdown", page)
 
 
 def test_an_empty_split(data, tmp_path, fails):

@@ -108,6 +108,14 @@ def test_labels_must_be_as_many_as_the_classes(tmp_path):
         load_model(tmp_path / "a.keras")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("net.h5", "must end in .keras"), ("none/net.keras", "there is no folder")]
+)
+def test_where_no_model_can_be_saved(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        save_model(_network(), tmp_path / name, LabelSet.numbered(2))
+
+
 def test_a_full_disk_keeps_the_old_file(small_disk):
     path = small_disk / "a.keras"
     save_model(_network(), path, LABELS)

@@ -1,16 +1,18 @@
 """A run's small files, kept beside a page of results, so that anyone can make the page again without the run."""
 
-import json
 import re
 import shutil
 
+import numpy as np
 from PIL import Image
 
+from kseg.evaluation.pictures import compose, panel_tiles
 from kseg.evaluation.report.commands import clean_command, without_folders
 from kseg.evaluation.report.parts import open_panel
-from kseg.files import replacing
+from kseg.files import replacing, write_json
 
-_PANEL_PX = 1000
+# Of each of a panel's four pictures.
+_TILE_PX = 247
 
 
 def kept_entry(entry, folder):
@@ -45,10 +47,10 @@ def keep(entry, folder, with_pictures):
             open_panel(path)  # what is no panel must not get onto the page
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        _write_json(target / "recipe.json", _without_folders(training.recipe))
+        write_json(_without_folders(training.recipe), target / "recipe.json")
         if training.facts:
             command = clean_command(training.facts.get("command") or "", entry.name)
-            _write_json(target / "run.json", _without_folders(training.facts) | {"command": command})
+            write_json(_without_folders(training.facts) | {"command": command}, target / "run.json")
         for name in ("history.csv", "scores.json"):
             if (training.folder / name).is_file():
                 with replacing(target / name) as temporary:
@@ -61,15 +63,11 @@ def _without_folders(settings):
     return {name: without_folders(value) if isinstance(value, str) else value for name, value in settings.items()}
 
 
-def _write_json(path, value):
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
 def _keep_panel(path, target):
     target.parent.mkdir(exist_ok=True)
     with Image.open(path) as panel, replacing(target) as temporary:
-        panel = panel.convert("RGB")
-        width = int(panel.width * min(1, _PANEL_PX / max(panel.size))) // 4 * 4  # four pictures, as in the panel
-        panel = panel.resize((width, round(panel.height * width / panel.width)), Image.Resampling.LANCZOS)
-        panel.save(temporary, "JPEG", quality=82, optimize=True)
+        tiles = [tile for _, tile in panel_tiles(panel.convert("RGB"))]
+        share = min(1, _TILE_PX / tiles[0].width, 4 * _TILE_PX / tiles[0].height)
+        size = [max(1, round(share * edge)) for edge in tiles[0].size]
+        tiles = [np.asarray(tile.resize(size, Image.Resampling.LANCZOS)) for tile in tiles]
+        Image.fromarray(compose(tiles)).save(temporary, "JPEG", quality=82, optimize=True)

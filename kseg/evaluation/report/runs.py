@@ -116,7 +116,9 @@ class Entry:
 
     @property
     def recipe_name(self):
-        """Name of the recipe that the command named, or None."""
+        """Name of the recipe, or None; older runs tell it in their command only."""
+        if name := self.first.facts.get("recipe"):
+            return name
         found = re.search(r"train\.py\s+(\w+)", self.first.facts.get("command") or "")
         return found and found[1]
 

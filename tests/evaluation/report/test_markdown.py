@@ -1,13 +1,15 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 from made_up import LABELS, facts, make_run, scores
 from PIL import Image
 
 from kseg.errors import InputError
+from kseg.evaluation import pictures
 from kseg.evaluation.pictures import panel_tiles
-from kseg.evaluation.report import read_entries, write_markdown
+from kseg.evaluation.report import kept, read_entries, write_markdown
 
 
 def _write(tmp_path, runs, **options):
@@ -61,6 +63,20 @@ def test_published_figures_with_their_source(tmp_path, runs):
     assert "Ronneberger et al. 2015, table 1" in published[-1]
 
 
+def test_a_large_panel_is_kept_without_its_edges_lost(tmp_path):
+    """What is shrunk are the four pictures, not the titles above them, which are cut off by their height."""
+    image = np.zeros((384, 512, 3), np.uint8)
+    image[:40] = 255, 0, 0
+    mask = np.zeros((384, 512), int)
+    pictures.save_panel(image, mask, mask, LABELS, tmp_path / "panel.png")
+    kept._keep_panel(tmp_path / "panel.png", tmp_path / "pictures" / "panel.jpg")
+    with Image.open(tmp_path / "pictures" / "panel.jpg") as panel:
+        assert panel.width <= 1000
+        tile = np.asarray(panel_tiles(panel)[0][1])
+    assert tile.shape[1] / tile.shape[0] == pytest.approx(512 / 384, rel=0.01)
+    assert (tile[..., 0] > 128).mean() == pytest.approx(40 / 384, rel=0.1)
+
+
 def test_pictures_only_of_the_named_data_sets(tmp_path, runs):
     text, folder = _write(tmp_path, runs, pictures_of=["nuclei"])
     names = {path.relative_to(folder).as_posix() for suffix in ("jpg", "png") for path in folder.rglob(f"*.{suffix}")}
@@ -81,8 +97,8 @@ def test_large_pictures_are_kept_small(tmp_path):
     Image.new("RGB", (4 * 601 + 12, 301)).save(run / "pictures" / "best_1_0.png")
     _, folder = _write(tmp_path, [run], pictures_of=["nuclei"])
     with Image.open(folder / "runs/a/pictures/best_1_0.jpg") as picture:
-        assert picture.size == (1000, 125)
-        assert [tile.size for _, tile in panel_tiles(picture)] == [(247, 107)] * 4
+        assert picture.size == (1000, 134)
+        assert [tile.size for _, tile in panel_tiles(picture)] == [(247, 116)] * 4
 
 
 def test_the_page_is_made_again_from_what_is_kept(tmp_path, runs):

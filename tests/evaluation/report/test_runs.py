@@ -27,6 +27,12 @@ def test_an_older_run_leaves_gaps(tmp_path):
     assert entry.data is entry.command is entry.recipe_name is None
 
 
+def test_a_recipe_is_known_wherever_it_stands_in_the_command(tmp_path):
+    told = facts(command="python tools/train.py --data nuclei --out runs/a nuclei_unet", recipe="nuclei_unet")
+    (entry,) = read_entries([make_run(tmp_path / "a", None, told)])
+    assert entry.recipe_name == "nuclei_unet"
+
+
 def test_an_unfinished_run_says_how_far_it_is(tmp_path):
     run = make_run(tmp_path / "a", epochs=2)
     assert read_entries([run])[0].state() == "no scores yet: 2 of 3 epochs done"
