@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kseg.data.backend import tensorflow
 from kseg.data.sources import Subset, foreign_indices, index_counts
-from kseg.errors import InputError
+from kseg.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def naming_bad_files(source):
     """Around training and evaluation: when they fail on a file that is bad, or changed since the scan, say which.
 
     Neither TensorFlow's decoders name the file, nor the metrics that meet an index outside the label set. On their
-    errors the source is scanned again.
+    errors the source is scanned again, and then read by those decoders, which refuse some files that Pillow reads.
 
     Raises:
         InputError: instead of the tf.errors.OpError or ValueError, if the scan finds a problem.
@@ -148,12 +148,22 @@ def naming_bad_files(source):
         errors.UnknownError,
         errors.DataLossError,
     ) as error:
-        problems = scan(source, progress=False).problems
+        problems = scan(source, progress=False).problems or list(_undecodable(source))
         if not problems:
             raise
         file, message = problems[0]
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise InputError(f"{file}: {message}{more}") from error
+
+
+def _undecodable(source):
+    """(file, message) of each sample that TensorFlow cannot decode."""
+    tf = tensorflow()
+    for index in range(len(source)):
+        try:
+            source.read(tf.constant(index, tf.int64))
+        except tf.errors.OpError as error:
+            yield source.files(index)[0], f"TensorFlow cannot decode it or its mask; save both anew ({one_line(error)})"
 
 
 def _examine(source, index):

@@ -98,14 +98,14 @@ def test_skips_of_a_backbone(backbone, skips):
 
 @pytest.mark.parametrize("backbone", [None, "vgg16", "mobilenet_v2"])
 def test_the_moving_statistics_settle_in_a_short_training(backbone):
-    model = UNet(backbone=backbone, filters=2, alpha=0.1, batch_normalization=True)
+    model = UNet(backbone=backbone, filters=2, **({"alpha": 0.1} if backbone else {}), batch_normalization=True)
     momenta = {layer.momentum for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
     assert momenta == {0.9}  # Keras has 0.99, keras.applications 0.999
 
 
 @pytest.mark.parametrize("backbone", [None, "vgg16", "mobilenet_v2"])
 def test_dropout_at_the_two_coarsest_strides(backbone):
-    model = UNet(**SMALL, backbone=backbone, alpha=0.1, dropout=0.5)
+    model = UNet(**SMALL, backbone=backbone, **({"alpha": 0.1} if backbone else {}), dropout=0.5)
     dropped = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     assert sorted(dropped) == (["dropout_16", "dropout_32"] if backbone else ["dropout_2", "dropout_4"])
     images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
@@ -132,6 +132,8 @@ def test_without_top():
         ({"backbone": "resnet50"}, "`backbone` must be one of None, vgg16, mobilenet_v2"),
         ({"backbone": "vgg16", "padding": "valid"}, 'works with `padding="same"` only'),
         ({"backbone_weights": "imagenet"}, "needs a `backbone`"),
+        ({"alpha": 0.5}, "`alpha` needs a `backbone`"),
+        ({"include_top": 2}, "`include_top` must be one of True, False"),
     ],
 )
 def test_bad_arguments(options, message):

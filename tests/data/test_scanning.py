@@ -111,6 +111,22 @@ def test_an_index_that_metrics_refuse_is_named(tmp_path):
         raise InputError("as it was")
 
 
+def test_a_file_that_only_tensorflow_refuses_is_named(tmp_path):
+    """Pillow does not look at the checksums of a PNG's pixels."""
+    dataset(tmp_path, ("a", "b"))
+    path = tmp_path / "masks" / "train" / "b.png"
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"IEND") - 5] ^= 1  # the last byte of the checksum before the last chunk's length
+    path.write_bytes(content)
+    source = data.open_source(tmp_path, "train")
+    assert data.scan(source).problems == ()
+    with (
+        pytest.raises(InputError, match=r"b\.jpg: TensorFlow cannot decode it or its mask"),
+        data.naming_bad_files(source),
+    ):
+        list(data.evaluation_batches(source))
+
+
 def test_other_errors_of_tensorflow_stay_as_they_are(tmp_path):
     source = data.open_source(dataset(tmp_path, ("a",)), "train")
     with pytest.raises(tf.errors.InvalidArgumentError), data.naming_bad_files(source):
