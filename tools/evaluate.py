@@ -22,7 +22,7 @@ def _arguments(argv):
     parser.add_argument("--split", default="val", help="default: val; 'all' for a folder without splits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores here")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write panels and charts here")
-    parser.add_argument("--boundaries", metavar="CLASS", help="score the regions that this class parts: ISBI challenge")
+    parser.add_argument("--boundaries", metavar="CLASS", help="score the regions that this class separates: ISBI 2012")
     cli.add_prediction(parser)
     return parser.parse_args(argv)
 

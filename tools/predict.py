@@ -8,7 +8,7 @@ from kseg import cli
 
 EXAMPLES = """
 python tools/predict.py runs/nuclei/best.keras photo.jpg --out runs/pictures
-python tools/predict.py unet.tflite *.png --out runs/pictures
+python tools/predict.py unet.tflite holiday/ more/*.png --out runs/pictures
 python tools/predict.py unet.tflite slide.png --window 512 --overlap 128 --flips all --out runs/pictures
 """
 
@@ -16,8 +16,10 @@ python tools/predict.py unet.tflite slide.png --window 512 --overlap 128 --flips
 def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("model", type=Path, metavar="MODEL", help=".keras, .tflite or .onnx file")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, ...")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets NAME.png and NAME_overlay.png")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, ..., or a folder of them")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder for NAME.png (classes), NAME_overlay.png"
+    )
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay's colours, 0..1; default: 0.5")
     cli.add_prediction(parser)
     return parser.parse_args(argv)
@@ -35,7 +37,8 @@ def main(argv=None):
     from kseg.evaluation import pictures
 
     cli.check_output(args.out)
-    outputs = _outputs(args.images, args.out)
+    images = _images(args.images)
+    outputs = _outputs(images, args.out)
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity must be in 0..1. Received: {args.opacity}")
     predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
@@ -51,8 +54,24 @@ def main(argv=None):
         mask = predictor.indices(image[None])[0]
         pictures.save_index_mask(mask, predictor.labels, mask_path)
         pictures.save_overlay(image, mask, predictor.labels, overlay_path, args.opacity)
-    print(f"{len(args.images) - failed} of {len(args.images)} images labelled: {args.out}")
+    print(f"{len(images) - failed} of {len(images)} images labelled: {args.out}")
     return 2 if failed else 0
+
+
+def _images(paths):
+    """The files that are meant: of a folder those in it that are images by their names."""
+    from kseg.data.files import IMAGE_SUFFIXES
+    from kseg.errors import InputError
+
+    found = []
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not inside:
+            raise InputError(f"{path}: a folder without images")
+        found += inside
+    return found
 
 
 def _outputs(images, folder):

@@ -16,9 +16,13 @@ def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("model", type=Path, metavar="MODEL.keras")
     parser.add_argument("--data", required=True, help="labelled images of the network's classes")
-    parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "SCORE"))
+    parser.add_argument(
+        "--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "SCORE"), help="default: train val"
+    )
     parser.add_argument("--max-miou-drop", type=float, default=0.005, help="0..1; default: 0.005")
-    parser.add_argument("--target", default="size", choices=("size", "latency"))
+    parser.add_argument(
+        "--target", default="size", choices=("size", "latency"), help="what to keep small; default: size"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the file, tables and pictures")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to score with")
     parser.add_argument("--images", type=int, default=32, help="calibrate and score with at most so many; default: 32")

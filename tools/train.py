@@ -22,7 +22,7 @@ KERAS_BACKEND=jax python tools/train.py camvid_fcn8s --data DIR --out runs/camvi
 
 def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("recipe", help="name of a recipe (kseg/training/recipes.py); a wrong one lists all")
+    parser.add_argument("recipe", help="name of a recipe, such as nuclei_unet: the README lists them")
     parser.add_argument("--data", required=True, help="folder of images and masks, 'nuclei' (bundled) or 'tfds:NAME'")
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of this run")
     parser.add_argument(
@@ -37,7 +37,7 @@ def _arguments(argv):
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of RUN")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train once with each seed, in RUN/seed_N")
     parser.add_argument(
-        "--boundaries", metavar="CLASS", help="score the regions that this class parts, too; see tools/evaluate.py"
+        "--boundaries", metavar="CLASS", help="score the regions that this class separates, too: ISBI 2012"
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
     cli.add_distribution(parser)

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from kseg.data.headers import orientation
 from kseg.errors import InputError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 # What Pillow's decoders raise for damaged files; none of them names the file.
 _DAMAGE = (
     OSError,

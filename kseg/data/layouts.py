@@ -4,13 +4,13 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+from kseg.data.files import IMAGE_SUFFIXES
 from kseg.data.shards import ShardSource
 from kseg.data.sources import FileSource
 from kseg.data.splits import open_split
 from kseg.errors import InputError
 from kseg.labels import LabelSet, voc_colour
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg")
 _BUNDLED = Path(__file__).parent / "bundled"
 _FLAT = (None, "all")
@@ -80,7 +80,7 @@ def folder(path, split=None):
     """
     path = Path(path)
     labels = LabelSet.load(path / "labels.json")
-    images = _by_stem(_split_folder(path / "images", split), _IMAGE_SUFFIXES)
+    images = _by_stem(_split_folder(path / "images", split), IMAGE_SUFFIXES)
     level = "" if split in _FLAT else split
     masks_folder = path / "masks" / level
     masks = _by_stem(masks_folder, _MASK_SUFFIXES) if masks_folder.is_dir() else {}
@@ -121,7 +121,7 @@ def voc(path, split, labels=None):
         raise InputError(f"{file}: names that it holds twice: {', '.join(twice[:5])}")
     if not stems:
         raise InputError(f"{file}: an empty split")
-    found = _by_stem(path / "JPEGImages", _IMAGE_SUFFIXES)
+    found = _by_stem(path / "JPEGImages", IMAGE_SUFFIXES)
     images = [found.get(stem, path / "JPEGImages" / f"{stem}.jpg") for stem in stems]
     return FileSource(labels, images, [path / "SegmentationClass" / f"{stem}.png" for stem in stems])
 
@@ -139,7 +139,7 @@ def _split_folder(images, split):
         if not (images / split).is_dir():
             raise InputError(f"{images / split}: no such split; {_listed(known)}")
         return images / split
-    if known and not _by_stem(images, _IMAGE_SUFFIXES):
+    if known and not _by_stem(images, IMAGE_SUFFIXES):
         raise InputError(f"{images}: choose a split; {_listed(known)}")
     return images
 

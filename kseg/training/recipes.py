@@ -62,6 +62,9 @@ def membranes_unet():
     """Neuronal membranes in electron microscopy (ISBI 2012), U-Net from scratch (Ronneberger et al. 2015).
 
     Elastic deformation and border weights as in the paper; class 1 is the membrane between the cells.
+    `tools/train.py membranes_unet --data membranes --boundaries membrane --out runs/membranes`, 15 minutes on two cores
+    with instructions for bfloat16: on the 4 slices of val 0.083 of the pixels are wrong, 1 - F-score is 0.052 (the
+    challenge's pixel error, in which the paper has 0.061 on its test slices), V_rand 0.957.
     """
     return Recipe(
         model="UNet",
@@ -87,9 +90,9 @@ def membranes_unet():
 def camvid_fcn8s():
     """CamVid street scenes, FCN-8s from VGG16 (Long et al. 2015).
 
-    `tools/train.py camvid_fcn8s --data camvid --out runs/camvid --set backbone_weights=vgg16.h5`. Cut down for two
-    cores without AVX-512 (`crop_px=224,224 batch=4 epochs=6 learning_rate=1e-4 frozen=block1,block2,block3`, one hour)
-    it reached 62.1 mean IoU and 90.6 pixel accuracy on val, and 66.4 and 92.0 after eight epochs more (`weights=`).
+    `tools/train.py camvid_fcn8s --data camvid --out runs/camvid --set backbone_weights=vgg16.h5`. Without the drive
+    `train[62:163]`, on two cores with instructions for bfloat16 (3 s a step, 53 minutes): mean IoU 0.724 and pixel
+    accuracy 0.942 on val, 0.501 and 0.877 on that drive.
     """
     return Recipe(
         model="FCN8s",

@@ -266,7 +266,7 @@ def test_float_layers_that_are_not_there(tiny_run, tiny_data, tmp_path, fails):
 def test_arguments_that_no_tool_takes(tiny_run, tiny_data, tmp_path, fails):
     given = ("predict", tiny_run / "best.keras", tiny_data / "images/val/0.png", "--out", tmp_path)
     assert "--opacity must be in 0..1. Received: 7.0" in fails(*given, "--opacity", 7)
-    assert "is a folder, not an image" in fails(*given[:2], tiny_data, *given[3:])
+    assert "a folder without images" in fails(*given[:2], tiny_data, *given[3:])
 
 
 def test_a_backend_that_there_is_not():

@@ -44,8 +44,9 @@ def test_predict_keeps_size_indices_and_palette(tiny_run, tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (37, 53, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")
     Image.fromarray(image[:1, :1]).save(tmp_path / "dot.png")
+    (tmp_path / "notes.txt").write_text("no image")
     out = tmp_path / "out"
-    arguments = [tiny_run / "best.keras", tmp_path / "photo.png", tmp_path / "dot.png", "--out", out]
+    arguments = [tiny_run / "best.keras", tmp_path, "--out", out]  # a folder: the images in it
     assert tool("predict")([str(a) for a in arguments]) == 0
     with Image.open(out / "photo.png") as mask, Image.open(out / "photo_overlay.png") as overlay:
         assert (mask.mode, mask.size, overlay.size) == ("P", (53, 37), (53, 37))
