@@ -21,24 +21,14 @@ def _arguments(argv):
     parser.add_argument("--name", help="of the file; default: the model's file name and the precision")
     parser.add_argument("--format", choices=("tflite", "onnx"), help="needed, as MODEL.keras and --out are")
     precisions = ("float32", "float16", "dynamic", "int8", "int16x8")
-    parser.add_argument(
-        "--precision", default="float32", choices=precisions, help="default: float32; ONNX has 32, 16, int8"
-    )
-    outputs = ("logits", "probabilities", "labels")
-    parser.add_argument("--output", default="logits", choices=outputs, help="default: logits; labels: 1 byte a pixel")
+    parser.add_argument("--precision", default="float32", choices=precisions, help="ONNX: float32, float16, int8")
+    parser.add_argument("--output", default="logits", choices=("logits", "probabilities", "labels"))
     parser.add_argument("--input", choices=("float32", "uint8"), help="default: uint8 for int8 .tflite, else float32")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to verify with")
     parser.add_argument("--any-size", action="store_true", help="keep height and width open; slower on phones")
     parser.add_argument("--calibrate", metavar="DATA", help="for int8 and int16x8: images like those it will see")
-    parser.add_argument(
-        "--verify",
-        metavar="DATA",
-        default="nuclei",
-        help="images like yours, to prove the file; default: bundled nuclei",
-    )
-    parser.add_argument(
-        "--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"), help="default: train val"
-    )
+    parser.add_argument("--verify", metavar="DATA", default="nuclei", help="default: the bundled nuclei (val split)")
+    parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"))
     parser.add_argument("--images", type=int, default=32, help="calibrate and verify with at most so many; default: 32")
     parser.add_argument("--float-layers", nargs="+", default=(), metavar="LAYER", help="stay in float in an int8 file")
     parser.add_argument(

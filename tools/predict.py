@@ -32,12 +32,12 @@ def main(argv=None):
     if args.model.suffix == ".keras":  # Keras takes seconds to import, and exported files need none
         cli.load_keras()
     from kseg import evaluation
-    from kseg.data.files import read_image
+    from kseg.data.files import image_files, read_image
     from kseg.errors import InputError
     from kseg.evaluation import pictures
 
     cli.check_output(args.out)
-    images = _images(args.images)
+    images = image_files(args.images)
     outputs = _outputs(images, args.out)
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity must be in 0..1. Received: {args.opacity}")
@@ -56,22 +56,6 @@ def main(argv=None):
         pictures.save_overlay(image, mask, predictor.labels, overlay_path, args.opacity)
     print(f"{len(images) - failed} of {len(images)} images labelled: {args.out}")
     return 2 if failed else 0
-
-
-def _images(paths):
-    """The files that are meant: of a folder those in it that are images by their names."""
-    from kseg.data.files import IMAGE_SUFFIXES
-    from kseg.errors import InputError
-
-    found = []
-    for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not inside:
-            raise InputError(f"{path}: a folder without images")
-        found += inside
-    return found
 
 
 def _outputs(images, folder):

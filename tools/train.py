@@ -31,14 +31,10 @@ def _arguments(argv):
         metavar=("TRAIN", "VAL"),
         help="default: train val (--resume: those of RUN); parts as in TensorFlow Datasets: 'all[:80%%]' 'all[80%%:]'",
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field")
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of RUN")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train once with each seed, in RUN/seed_N")
-    parser.add_argument(
-        "--boundaries", metavar="CLASS", help="score the regions that this class separates, too: ISBI 2012"
-    )
+    parser.add_argument("--boundaries", metavar="CLASS", help="also score the regions that this class separates")
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
     cli.add_distribution(parser)
     return parser.parse_args(argv)

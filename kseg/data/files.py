@@ -11,6 +11,7 @@ import io
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -43,6 +44,23 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def image_files(paths):
+    """The files that paths stand for: of a folder those in it that are images by their names, in order.
+
+    Raises:
+        InputError: a folder without images.
+    """
+    found = []
+    for path in map(Path, paths):
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not inside:
+            raise InputError(f"{path}: a folder without images")
+        found += inside
+    return found
 
 
 def read_image(path, contents=None):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kseg.applications.transplant import copy_of
-from kseg.errors import InputError
+from kseg.errors import InputError, need
 from kseg.training.averaging import averaged_pairs
 
 
@@ -50,8 +50,35 @@ class _LayerRates:
         return {**super().get_config(), "layer_rates": dict(self._layer_rates)}
 
 
+class _OneOperation:
+    """Takes Adam's step in TensorFlow's one operation for it; Keras makes ten, each a pass over all weights.
+
+    Before a Keras optimizer in the list of bases. Other backends and `amsgrad` are left to Keras.
+    Reference: Kingma & Ba 2015, the form before section 2.1 with alpha_t; its epsilon is Keras's, too.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        if keras.backend.backend() != "tensorflow" or self.amsgrad or variable.dtype.name != "float32":
+            super().update_step(gradient, variable, learning_rate)
+            return
+        tf = need("tensorflow", "cpu")
+        place, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, "float32")
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[place].value.handle,
+            v=self._velocities[place].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=tf.cast(learning_rate, "float32"),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(gradient, "float32"),
+        )
+
+
 @keras.saving.register_keras_serializable("kseg")
-class AdamW(_LayerRates, keras.optimizers.AdamW):
+class AdamW(_LayerRates, _OneOperation, keras.optimizers.AdamW):
     """keras.optimizers.AdamW, in which layers may have a rate of their own.
 
     Args:
@@ -60,7 +87,7 @@ class AdamW(_LayerRates, keras.optimizers.AdamW):
 
 
 @keras.saving.register_keras_serializable("kseg")
-class Adam(_LayerRates, keras.optimizers.Adam):
+class Adam(_LayerRates, _OneOperation, keras.optimizers.Adam):
     """keras.optimizers.Adam, in which layers may have a rate of their own: see `AdamW`."""
 
 

@@ -2,7 +2,7 @@
 
 The network is U-Net (Ronneberger et al. 2015) with batch normalisation, 21 classes, cross-entropy and Adam, on one
 batch of images that lies in memory. `kseg` is kseg.applications.UNet in `model.fit` on the Keras backend that
-KERAS_BACKEND names; `unfused` is the same with Keras's own batch normalisation in the place of kseg's; `pytorch` is
+KERAS_BACKEND names; `unfused` is the same with Keras's own batch normalisation and Adam; `pytorch` is
 written out in training_contestants.py, in channels_last, with autocast for the mixed precisions. Each runs in a process
 of its own with the same number of threads, and they take turns, so that ratios hold on a machine that others use, too;
 medians of different lines do not compare as well. On a machine where others take most of the cores, `--threads 1

@@ -82,6 +82,7 @@ def _keras(precision, filters, images, labels, fused):
     import keras
 
     from kseg import applications, losses
+    from kseg.training.optimizers import Adam
 
     on_jax = keras.backend.backend() == "jax"
     keras.config.set_dtype_policy(precision)
@@ -89,7 +90,7 @@ def _keras(precision, filters, images, labels, fused):
     model = applications.UNet(input_shape=size, classes=CLASSES, filters=filters, batch_normalization=True)
     if not fused:
         model = keras.models.clone_model(model, clone_function=_with_keras_normalisation)
-    model.compile(keras.optimizers.Adam(LEARNING_RATE), losses.CrossEntropy(), jit_compile=on_jax)
+    model.compile((Adam if fused else keras.optimizers.Adam)(LEARNING_RATE), losses.CrossEntropy(), jit_compile=on_jax)
     predict, multiply, device, library = (_on_jax if on_jax else _on_tensorflow)(model, images)
 
     def wait(result):

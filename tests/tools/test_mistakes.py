@@ -102,7 +102,7 @@ def test_commands_that_can_be_copied(tiny_data, tmp_path, capsys):
 
 def test_notes_that_are_no_text(tiny_run, tmp_path, fails):
     page, notes = tmp_path / "page.md", tmp_path / "notes.md"
-    assert "cannot be read" in fails("report", tiny_run, "--markdown", page, "--notes", notes)
+    assert "no such file" in fails("report", tiny_run, "--markdown", page, "--notes", notes)
     notes.write_bytes("Tränen".encode("latin-1"))
     assert "not a text file in UTF-8" in fails("report", tiny_run, "--markdown", page, "--notes", notes)
     (tmp_path / "results").write_text("")

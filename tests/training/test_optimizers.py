@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kseg.training.averaging import averaged_pairs
-from kseg.training.optimizers import SGD, AdamW, build_optimizer, carry_over
+from kseg.training.optimizers import SGD, Adam, AdamW, build_optimizer, carry_over
 from kseg.training.recipe import Recipe
 
 
@@ -32,6 +32,30 @@ def test_a_layer_may_have_a_rate_of_its_own():
     assert _fit(_line(), SGD(0.01, layer_rates={"first": 0.0, "f": 5.0})) == pytest.approx([1.0, 1.04])
     # AdamW's first step is the learning rate whatever the gradient; without decay.
     assert _fit(_line(), AdamW(0.01, weight_decay=0.0, layer_rates={"sec": 0.5})) == pytest.approx([1.01, 1.005])
+
+
+@pytest.mark.parametrize(
+    ("ours", "keras_own", "options"),
+    [
+        (Adam, keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-3}),
+        (Adam, keras.optimizers.Adam, {"amsgrad": True}),
+        (AdamW, keras.optimizers.AdamW, {"weight_decay": 0.1, "global_clipnorm": 0.5}),
+        (AdamW, keras.optimizers.AdamW, {"gradient_accumulation_steps": 2}),
+    ],
+)
+def test_the_steps_of_keras(ours, keras_own, options):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
+    found = []
+    for kind in (ours, keras_own):
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="ones")(inputs))
+        rate = keras.optimizers.schedules.CosineDecay(0.1, 30)
+        model.compile(kind(rate, **options), "mse")
+        model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        found.append([np.asarray(weight) for weight in (*model.weights, *model.optimizer.variables[2:])])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)  # the same sums in another order
 
 
 def test_the_rates_are_part_of_the_configuration():
