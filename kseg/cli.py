@@ -222,22 +222,6 @@ def check_apart(outputs, inputs):
         raise InputError(f"{', '.join(both[:5])}: would be overwritten by a result; choose another folder")
 
 
-def read_text(path):
-    """The text of a file that a user named.
-
-    Raises:
-        InputError: there is none, or it is not in UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8") from error
-
-
 def write_json(value, path):
     """Write `value` as JSON in one step.
 

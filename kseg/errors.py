@@ -19,11 +19,11 @@ class CheckError(Exception):
     """
 
 
-def one_line(error, most=200):
-    """What an exception is and says, in one line of at most `most` characters, without TensorFlow's marks of colour and
-    of nodes."""
+def one_line(error):
+    """What an exception is and says, in one line of at most 200 characters, without TensorFlow's marks of colour and of
+    nodes."""
     said = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", str(error))
-    return " ".join(f"{type(error).__name__}: {said}".split())[:most]
+    return " ".join(f"{type(error).__name__}: {said}".split())[:200]
 
 
 def need(module, extra):

@@ -38,6 +38,22 @@ def replacing(path):
         raise
 
 
+def read_text(path):
+    """The text of a file that a user named or wrote.
+
+    Raises:
+        InputError: there is none, or it is not in UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: a folder, not a file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8; save it as such") from error
+
+
 def write_json(value, path):
     """Write plain lists, dicts and numbers as JSON, with `replacing`; numbers that are not finite become null, which
     JSON has instead.

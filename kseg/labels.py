@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kseg.errors import InputError
+from kseg.files import read_text
 
 # The colour that Pascal VOC gives to unlabelled pixels, and ours for every index that has no colour of its own.
 VOID_COLOUR = (224, 224, 192)
@@ -88,13 +89,7 @@ class LabelSet:
             InputError: the file is missing, is not JSON, or its fields contradict each other.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")), where=str(path))
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file") from error
-        except IsADirectoryError as error:
-            raise InputError(f"{path}: a folder, not a file") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not a text file in UTF-8; save it as such") from error
+            return cls.from_dict(json.loads(read_text(path)), where=str(path))
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: not a JSON file ({error})") from error
 

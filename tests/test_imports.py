@@ -14,7 +14,7 @@ GROUND = {"errors", "files", "labels"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
-    "labels": {"errors"},
+    "labels": {"errors", "files"},
     "runtime": GROUND,
     "data": GROUND,
     "layers": {"errors"},

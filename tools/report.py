@@ -39,6 +39,7 @@ def main(argv=None):
     args = _arguments(argv)
     from kseg.errors import InputError
     from kseg.evaluation import report
+    from kseg.files import read_text
 
     page = args.markdown or args.out or (args.runs[0] / "report.html" if len(args.runs) == 1 else Path("report.html"))
     entries = report.read_entries(args.runs)
@@ -49,7 +50,7 @@ def main(argv=None):
         raise InputError("--out and --markdown are two pages: make them one after the other")
     if args.markdown:
         cli.check_output(page.parent / "results")
-        notes = cli.read_text(args.notes) if args.notes else ""
+        notes = read_text(args.notes) if args.notes else ""
         report.write_markdown(entries, page, args.pictures, _command(args, entries), notes)
     else:
         report.write_html(entries, page)

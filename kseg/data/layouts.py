@@ -9,6 +9,7 @@ from kseg.data.shards import ShardSource
 from kseg.data.sources import FileSource
 from kseg.data.splits import open_split
 from kseg.errors import InputError
+from kseg.files import read_text
 from kseg.labels import LabelSet, voc_colour
 
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg")
@@ -112,10 +113,7 @@ def voc(path, split, labels=None):
     if labels is None:
         given = path / "labels.json"
         labels = LabelSet.load(given) if given.is_file() else _voc_labels()
-    try:
-        stems = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a text file in UTF-8") from error
+    stems = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
     if twice:
         raise InputError(f"{file}: names that it holds twice: {', '.join(twice[:5])}")

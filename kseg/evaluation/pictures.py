@@ -84,13 +84,13 @@ def panel_tiles(picture):
 def panel_names(names):
     """File names of images -> names for their panels, without suffix and none twice: `train+val` may repeat one."""
     stems = [Path(name).stem for name in names]
-    times, found = Counter(stems), []
+    times, found = Counter(stems), {}
     for place, stem in enumerate(stems):
         name = stem if times[stem] == 1 else f"{stem}_{place}"
         while name in found or (name != stem and name in times):
             name += "_"
-        found.append(name)
-    return found
+        found[name] = place
+    return list(found)
 
 
 def save_panel(image, label, prediction, labels, path):

@@ -124,10 +124,10 @@ def fold_preprocessing(graph):
     kinds = (Preprocess, keras_layers.Rescaling, keras_layers.Normalization)
     for step in [step for step in graph.steps if step.is_a(*kinds)]:
         affine = _preprocessing(step)
-        convolutions = _convolutions_behind(graph, step.output)
         if affine is None:
             continue
         order, offset, scale = affine
+        convolutions = _convolutions_behind(graph, step.output)
         if convolutions is None:
             if step.is_a(keras_layers.Normalization):
                 _make_depthwise(step, scale, -offset * scale)
@@ -260,7 +260,7 @@ def resize_for_upsampling(graph):
 class _Resize(keras.Layer):
     """float32 [B, H, W, C] -> [B, f H, f W, C], bilinear between pixel centres, or the nearest pixel."""
 
-    def __init__(self, factor, interpolation="bilinear", **kwargs):
+    def __init__(self, factor, interpolation, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.factor, self.interpolation = factor, interpolation
 

@@ -51,7 +51,7 @@ class _LayerRates:
 
 
 class _OneOperation:
-    """Takes Adam's step in TensorFlow's one operation for it; Keras makes ten, each a pass over all weights.
+    """Takes Adam's step in TensorFlow's one operation for it; Keras makes twelve, each a pass over all weights.
 
     Before a Keras optimizer in the list of bases. Other backends and `amsgrad` are left to Keras.
     Reference: Kingma & Ba 2015, the form before section 2.1 with alpha_t; its epsilon is Keras's, too.

@@ -407,7 +407,11 @@ def test_a_size_that_the_network_cannot_take(older):
     image = keras.Input((None, None, 3))
     x = keras.layers.UpSampling2D(4)(keras.layers.MaxPooling2D(4)(image))
     network = keras.Model(image, keras.layers.Conv2D(4, 1)(keras.layers.Concatenate()([image, x])))
-    for changes in ({"size_px": (30, 50)}, {"size_px": None, "resizable": True, "verification": _pairs(1, (30, 50))}):
+    later = [*_pairs(1, (32, 48)), *_pairs(1, (30, 50))]
+    for changes in (
+        {"size_px": (30, 50)},
+        *({"resizable": True, "verification": pairs} for pairs in (later[1:], later)),
+    ):
         with pytest.raises(InputError, match=r"cannot compute an image of 30 x 50 .*; choose a size"):
             _export(older / "net.tflite", network, **changes)
 

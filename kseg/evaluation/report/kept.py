@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 from PIL import Image
 
-from kseg.evaluation.pictures import compose, panel_tiles
+from kseg.evaluation.pictures import compose
 from kseg.evaluation.report.commands import clean_command, without_folders
 from kseg.evaluation.report.parts import open_panel
 from kseg.files import replacing, write_json
@@ -65,9 +65,9 @@ def _without_folders(settings):
 
 def _keep_panel(path, target):
     target.parent.mkdir(exist_ok=True)
-    with Image.open(path) as panel, replacing(target) as temporary:
-        tiles = [tile for _, tile in panel_tiles(panel.convert("RGB"))]
-        share = min(1, _TILE_PX / tiles[0].width, 4 * _TILE_PX / tiles[0].height)
-        size = [max(1, round(share * edge)) for edge in tiles[0].size]
-        tiles = [np.asarray(tile.resize(size, Image.Resampling.LANCZOS)) for tile in tiles]
+    tiles = [tile for _, tile in open_panel(path)]
+    share = min(1, _TILE_PX / tiles[0].width, 4 * _TILE_PX / tiles[0].height)
+    size = [max(1, round(share * edge)) for edge in tiles[0].size]
+    tiles = [np.asarray(tile.resize(size, Image.Resampling.LANCZOS)) for tile in tiles]
+    with replacing(target) as temporary:
         Image.fromarray(compose(tiles)).save(temporary, "JPEG", quality=82, optimize=True)

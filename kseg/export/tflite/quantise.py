@@ -160,10 +160,9 @@ class _Rewriting:
     def _to_integer(self, operator):
         network, numbers = self._network, self._numbers
         taken, outputs = self._given[id(operator)], self._made[id(operator)]
-        wanted, whole = {index: numbers[index] for index in taken}, None
-        if operator.name in SAME_SCALE or operator.name == "CONCATENATION":  # every part in the scale of the whole
-            whole = numbers[outputs[0]]
-            wanted = dict.fromkeys(taken, whole)
+        joined = operator.name in SAME_SCALE or operator.name == "CONCATENATION"  # every part in the scale of the whole
+        whole = numbers[outputs[0]] if joined else None
+        wanted = {index: whole or numbers[index] for index in taken}
         given = {index: self._form(index, numbers_) for index, numbers_ in wanted.items()}
         if operator.name in FILTERS:
             self._quantise_filter(operator, wanted[taken[0]])
@@ -191,15 +190,15 @@ class _Rewriting:
             if held.store(6.0) == np.iinfo(held.dtype).max:
                 operator.options.fusedActivationFunction = schema.ActivationFunctionType.RELU
 
-    def _quantise_operands(self, operator, held=None):
-        """Constants that are added, multiplied, or with numbers `held` joined to the rest."""
+    def _quantise_operands(self, operator, whole):
+        """Constants that are added or multiplied, or joined to others in the numbers of the `whole`, else None."""
         network = self._network
         for place, index in enumerate(operator.inputs):
             if is_float(network, index) and index in network.constants:
                 array = network.constants[index]
-                own = held or Numbers.covering(array.min(), array.max(), self._dtype)
+                held = whole or Numbers.covering(array.min(), array.max(), self._dtype)
                 operator.inputs[place] = network.add_tensor(
-                    network.tensors[index].name, array.shape, self._dtype, own.store(array), own.parameters()
+                    network.tensors[index].name, array.shape, self._dtype, held.store(array), held.parameters()
                 )
 
     def _quantise_filter(self, operator, given):
