@@ -8,6 +8,8 @@ keras.applications, by which published weights are found.
 import keras
 from keras import layers
 
+from kseg.layers import Conv2D
+
 # Convolutions and channels of VGG16's five blocks (Simonyan & Zisserman 2015, table 1, configuration D).
 _VGG16_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 
@@ -46,7 +48,7 @@ def vgg16(images, alpha=1.0, before_pool=False):
     for block, (convolutions, channels) in enumerate(_VGG16_BLOCKS, 1):
         for number in range(1, convolutions + 1):
             name = f"block{block}_conv{number}"
-            x = layers.Conv2D(max(1, round(alpha * channels)), 3, padding="same", activation="relu", name=name)(x)
+            x = Conv2D(max(1, round(alpha * channels)), 3, padding="same", activation="relu", name=name)(x)
         if before_pool:
             features[2 ** (block - 1)] = x
         # On even sizes "same" equals "valid"; on odd ones it rounds up, as Caffe does.

@@ -8,7 +8,7 @@ from kseg.applications.backbones import vgg16
 from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
 from kseg.applications.transplant import copy_of
 from kseg.applications.weights import load_vgg16, load_weights
-from kseg.layers import BilinearInitializer, CropLike, PadToStride, Preprocess
+from kseg.layers import BilinearInitializer, Conv2D, CropLike, PadToStride, Preprocess
 
 # Where the reference networks pad, and where they cut: at the end, by the last stride; before a fusion, by its stride.
 _CAFFE_PADDING_PX = 100
@@ -164,7 +164,7 @@ def _encode(x, fc_units, dropout, alpha, alignment):
     padding = "same" if alignment == "same" else "valid"
     x = features[32]
     for number, size in ((6, 7), (7, 1)):
-        x = layers.Conv2D(fc_units, size, padding=padding, activation="relu", name=f"fc{number}")(x)
+        x = Conv2D(fc_units, size, padding=padding, activation="relu", name=f"fc{number}")(x)
         x = layers.Dropout(dropout, name=f"dropout{number}")(x)
     return features | {32: x}
 
@@ -185,7 +185,7 @@ def _decode(features, skips, classes, alignment, trainable):
 
 def _score(features, stride, classes):
     # Zero scores add nothing, so a finer network starts out saying what the coarser one said (section 4.2).
-    return layers.Conv2D(classes, 1, kernel_initializer="zeros", name=f"score_{stride}")(features)
+    return Conv2D(classes, 1, kernel_initializer="zeros", name=f"score_{stride}")(features)
 
 
 def _enlarge(scores, stride, target, classes, alignment, trainable):
@@ -247,7 +247,7 @@ def fully_convolutional(classifier, name="fully_convolutional"):
     size = classifier.get_layer("block5_pool").output.shape[1:3]
     for old, new in dense.items():
         layer = classifier.get_layer(old)
-        convolution = layers.Conv2D(layer.units, size, activation=layer.activation, dtype=layer.dtype_policy, name=new)
+        convolution = Conv2D(layer.units, size, activation=layer.activation, dtype=layer.dtype_policy, name=new)
         x, size = convolution(x), 1
         pairs.append((layer, convolution))
     for layer, copy in pairs:

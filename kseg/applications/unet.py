@@ -8,7 +8,7 @@ from keras import layers
 from kseg.applications.backbones import BN_MOMENTUM, mobilenet_v2, vgg16
 from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
 from kseg.applications.weights import load_mobilenet_v2, load_vgg16, load_weights
-from kseg.layers import BatchNormalization, CropLike, DoubleSize, PadToStride, Preprocess
+from kseg.layers import BatchNormalization, Conv2D, Conv2DTranspose, CropLike, DoubleSize, PadToStride, Preprocess
 
 _PREPROCESSING = {None: "unit", "vgg16": "caffe", "mobilenet_v2": "tf"}
 
@@ -98,7 +98,7 @@ def UNet(
         features = _contract(x, filters, depth, padding, batch_normalization, dropout)
     x = _expand(features, filters, padding, upsampling, batch_normalization)
     if include_top:
-        scores = layers.Conv2D(classes, 1, kernel_initializer="he_normal", name="score_1")(x)
+        scores = Conv2D(classes, 1, kernel_initializer="he_normal", name="score_1")(x)
         x = head(scores, images, classifier_activation, offset=(0, 0) if padding == "same" else None)
     elif padding == "same":
         x = CropLike((0, 0), name="crop")([x, images])
@@ -173,15 +173,15 @@ def _expand(features, filters, padding, upsampling, batch_normalization):
 def _enlarge(x, channels, upsampling, stride):
     name = f"upsample_{stride}"
     if upsampling == "transpose":
-        return layers.Conv2DTranspose(channels, 2, strides=2, kernel_initializer="he_normal", name=name)(x)
+        return Conv2DTranspose(channels, 2, strides=2, kernel_initializer="he_normal", name=name)(x)
     x = DoubleSize(name=name)(x)
-    return layers.Conv2D(channels, 2, padding="same", kernel_initializer="he_normal", name=f"{name}_conv")(x)
+    return Conv2D(channels, 2, padding="same", kernel_initializer="he_normal", name=f"{name}_conv")(x)
 
 
 def _two_convolutions(x, channels, padding, batch_normalization, name):
     for number in (1, 2):
         # A bias before a normalisation has no effect.
-        x = layers.Conv2D(
+        x = Conv2D(
             channels,
             3,
             padding=padding,

@@ -1,5 +1,6 @@
 """Layers and initializers that the networks are built of; they run on every Keras backend."""
 
+from kseg.layers.convolution import Conv2D, Conv2DTranspose
 from kseg.layers.initializers import BilinearInitializer
 from kseg.layers.normalization import BatchNormalization
 from kseg.layers.preprocess import Preprocess
@@ -19,6 +20,8 @@ __all__ = [
     "QUANTIZED",
     "BatchNormalization",
     "BilinearInitializer",
+    "Conv2D",
+    "Conv2DTranspose",
     "CropLike",
     "DoubleSize",
     "FakeQuantize",

@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from kseg import layers
+
+_PREDICTS_LIKE = {
+    layers.BatchNormalization: keras.layers.BatchNormalization,
+    layers.Conv2D: keras.layers.Conv2D,
+    layers.Conv2DTranspose: keras.layers.Conv2DTranspose,
+}
+
 
 class Value:
     """A tensor of the graph; `shape` is the one that the model told, of which sizes may be None."""
@@ -51,9 +59,14 @@ class Step:
     def name(self):
         return self.operation.name
 
+    @property
+    def kind(self):
+        """The class of the operation; Keras's for the layers of kseg that differ from it in training only."""
+        return _PREDICTS_LIKE.get(type(self.operation), type(self.operation))
+
     def is_a(self, *kinds):
-        """Whether the operation is a layer of exactly one of these classes: a subclass may compute something else."""
-        return type(self.operation) in kinds
+        """Whether the operation is of exactly one of these kinds: a subclass may compute something else."""
+        return self.kind in kinds
 
     def arrays(self):
         """The layer's weights as NumPy arrays, in the order of `layer.weights`; not copied where it can be avoided."""

@@ -9,7 +9,7 @@ from keras import layers as keras_layers
 from keras import ops
 
 from kseg.errors import need
-from kseg.layers import BatchNormalization, BilinearInitializer, CropLike, DoubleSize, PadToStride, Preprocess
+from kseg.layers import BilinearInitializer, CropLike, DoubleSize, PadToStride, Preprocess
 from kseg.layers.preprocess import IMAGENET_MEAN
 from kseg.lowering.graph import Step, Value, float32_config
 
@@ -24,7 +24,6 @@ _TRAINING_ONLY = tuple(
 )
 # Each channel by itself, and zero stays zero: a scale or an order of channels may pass through.
 _CHANNELWISE = (PadToStride, CropLike, keras_layers.ZeroPadding2D, keras_layers.Cropping2D)
-_NORMALISATIONS = (BatchNormalization, keras_layers.BatchNormalization)
 _CONVOLUTIONS = (keras_layers.Conv2D, keras_layers.DepthwiseConv2D, keras_layers.Conv2DTranspose)
 
 
@@ -44,7 +43,7 @@ def fold_batch_normalization(graph):
 
     With s = gamma / sqrt(variance + epsilon): kernel s, and (bias - mean) s + beta (Jacob et al. 2018, section 3.2).
     """
-    for step in [step for step in graph.steps if step.is_a(*_NORMALISATIONS)]:
+    for step in [step for step in graph.steps if step.is_a(keras_layers.BatchNormalization)]:
         if len(step.inputs) != 1 or len(step.output.shape) != 4 or step.operation.axis not in (-1, 3):
             continue
         scale, shift = _affine_of(step)

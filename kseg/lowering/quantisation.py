@@ -51,7 +51,7 @@ def quantization_aware(model):
         raise InputError(f"{model.name}: computes as its 8-bit file will already; go on training it as it is")
     graph = read(model)
     _refuse_shared(model, graph)
-    kernels = {step: step.arrays()[0] for step in graph.steps if type(step.operation) in QUANTIZED}
+    kernels = {step: step.arrays()[0] for step in graph.steps if step.kind in QUANTIZED}
     fold_preprocessing(graph)
     units = {step: _power_of_two(kernel, step.arrays()[0]) for step, kernel in kernels.items()}
     fold_batch_normalization(graph)
@@ -91,7 +91,7 @@ class _Rounding:
                 continue  # an activation that has become part of what it follows
             source = step.inputs[0] if step.inputs else None
             bilinear = step.is_a(keras.layers.Conv2DTranspose) and is_bilinear(step)
-            if type(step.operation) in QUANTIZED and not bilinear and step.operation.data_format == "channels_last":
+            if step.kind in QUANTIZED and not bilinear and step.operation.data_format == "channels_last":
                 self._quantise_filter(step)
             elif step.is_a(keras.layers.Add) and self._is_rounded_sum(step):
                 self._quantise_sum(step)
@@ -170,7 +170,7 @@ class _Rounding:
         config = float32_config(layer.get_config()) | {"activation": activation, "kernel_unit": unit}
         kernel, *bias = weights
         ranges = [np.float32(0), np.float32(0)]
-        step.replace(QUANTIZED[type(layer)].from_config(config), [kernel / np.float32(unit), *bias, *ranges])
+        step.replace(QUANTIZED[step.kind].from_config(config), [kernel / np.float32(unit), *bias, *ranges])
         value = step.inputs[0]
         step.args, step.kwargs = (value,), {"step": self._step_of[value]} if value in self._step_of else {}
         self._give_step(step)

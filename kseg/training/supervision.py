@@ -3,6 +3,8 @@
 import keras
 from keras import layers, ops
 
+from kseg.layers import Conv2D
+
 
 @keras.saving.register_keras_serializable("kseg")
 class DeeplySupervised(keras.Model):
@@ -70,7 +72,7 @@ def deeply_supervised(network, at, weight=0.4):
         features = network.get_layer(name).output
         if len(features.shape) != 4:
             raise ValueError(f"`at` must name layers with outputs [B, h, w, C]. Received: {name}, {features.shape}")
-        scores = layers.Conv2D(classes, 1, kernel_initializer="he_normal", name=f"auxiliary_{name}")(features)
+        scores = Conv2D(classes, 1, kernel_initializer="he_normal", name=f"auxiliary_{name}")(features)
         outputs.append(layers.Activation("linear", dtype="float32", name=f"auxiliary_{name}_logits")(scores))
     model = DeeplySupervised(network.input, outputs, name=network.name)
     model.weight = float(weight)
