@@ -98,8 +98,11 @@ class LabelSet:
         return json.loads(json.dumps(asdict(self)))
 
     def save(self, path):
-        """Write a labels.json."""
-        Path(path).write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+        """Write a labels.json, a field a line, so that it can be changed by hand."""
+        fields = ",\n".join(
+            f'  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in self.to_dict().items()
+        )
+        Path(path).write_text(f"{{\n{fields}\n}}\n", encoding="utf-8")
 
     def with_masks(self, masks):
         """The same classes, held in mask files of the other kind."""

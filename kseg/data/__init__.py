@@ -1,9 +1,10 @@
 """From disk, TFDS or memory to tf.data batches of (images, labels).
 
-The way of the data: a *source* (sources.py, layouts.py, tfds.py; cache.py wraps one) knows its label set and reads
-sample i; `scan` checks every sample; `training_batches` and `evaluation_batches` make the batches. Reading the
-files needs only NumPy and Pillow (headers.py, files.py); TensorFlow is imported when a batch is wanted,
-TFDS and albumentations when they are used, so every name here is imported on its first use (PEP 562).
+The way of the data: a *source* (sources.py, layouts.py, tfds.py; cache.py wraps one) knows its label set, which
+proposals.py guesses where there is none, and reads sample i; `scan` checks every sample; `training_batches` and
+`evaluation_batches` make the batches. Reading the files needs only NumPy and Pillow (headers.py, files.py); TensorFlow
+is imported when a batch is wanted, TFDS and albumentations when they are used, so every name here is imported on its
+first use (PEP 562).
 """
 
 import importlib
@@ -21,6 +22,9 @@ _HOMES = {
     "voc": "layouts",
     "nuclei": "layouts",
     "open_source": "layouts",
+    "split_names": "layouts",
+    "mask_files": "layouts",
+    "propose_labels": "proposals",
     "shared": "splits",
     "ShardSource": "shards",
     "write_shards": "shards",

@@ -35,6 +35,8 @@ _DAMAGE = (
 # A grey or RGB picture of the PNM family: signature, width, height, greatest value; comments may lie between.
 _PGM = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d+)\s")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_COLOURED = ("RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
+_LOSSY = ("JPEG", "MPO")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -106,9 +108,27 @@ def read_mask(path, labels, contents=None):
     image, _ = _decode(path, contents)
     if labels.masks == "colour":
         return labels.from_colours(np.asarray(image.convert("RGB")))
-    if image.format in ("JPEG", "MPO"):
+    if image.format in _LOSSY:
         raise InputError(f"{path}: JPEG changes the indices of a mask; save masks as PNG")
     return _indices(image, path, contents), 0
+
+
+def read_contents(path):
+    """What a mask file holds, where no label set says how it is meant.
+
+    Returns:
+        (int32 [H, W] of indices, their palette uint8 [n, 3] or None), or (uint8 [H, W, 3] of colours, None). A JPEG
+        holds colours, also where they are grey.
+    Raises:
+        InputError: as `read_mask`.
+    """
+    image, _ = _decode(path, None)
+    if image.mode in ("P", "PA"):
+        return _indices(image, path, None), np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    pixels = np.asarray(image.convert("RGB")) if image.mode in _COLOURED or image.format in _LOSSY else None
+    if pixels is None or (image.format not in _LOSSY and (pixels == pixels[..., :1]).all()):
+        return _indices(image, path, None), None
+    return pixels, None
 
 
 def image_size(path):

@@ -1,5 +1,6 @@
 """Folder layouts -> sources, and what a user types on a command line -> a source."""
 
+import shlex
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -48,9 +49,7 @@ def open_source(spec, split=None):
 def _open_whole(spec, split):
     if spec == "nuclei":
         return nuclei(split)
-    path = Path(spec)
-    if not path.is_dir():
-        raise InputError(f'{spec}: no such folder (--data takes a folder, "tfds:NAME" or "nuclei")')
+    path = _existing(spec)
     if (path / "JPEGImages").is_dir():
         return voc(path, split)
     if any(path.glob("*.shards.json")):
@@ -58,6 +57,43 @@ def _open_whole(spec, split):
     if (path / "labels.json").is_file() or (path / "images").is_dir():
         return folder(path, split)
     raise InputError(f"{spec}: neither labels.json, images/ and masks/ nor the JPEGImages/ of Pascal VOC are in it")
+
+
+def split_names(spec):
+    """The splits of what a user names, as `open_source` takes them; [None] for images without splits.
+
+    Raises:
+        InputError: no such folder, one of another layout, or a data set of TFDS, whose splits its page names.
+    """
+    spec = str(spec)
+    if spec.startswith("tfds:"):
+        raise InputError(f"{spec}: name the splits, such as --splits train")
+    path = _BUNDLED / "nuclei" if spec == "nuclei" else _existing(spec)
+    if (path / "JPEGImages").is_dir():
+        return sorted(file.stem for file in (path / "ImageSets" / "Segmentation").glob("*.txt"))
+    if shards := sorted(file.name.removesuffix(".shards.json") for file in path.glob("*.shards.json")):
+        return shards
+    return _splits_of(path / "images") or [None]
+
+
+def mask_files(spec):
+    """Paths of all masks in a folder of either layout, whatever split they belong to.
+
+    Raises:
+        InputError: no such folder, or no masks in it.
+    """
+    path = _existing(str(spec))
+    folder = path / ("SegmentationClass" if (path / "JPEGImages").is_dir() else "masks")
+    found = sorted(file for file in folder.rglob("*") if _is_wanted(file, _MASK_SUFFIXES))
+    if not found:
+        raise InputError(f"{folder}: no masks in it")
+    return found
+
+
+def _existing(spec):
+    if not Path(spec).is_dir():
+        raise InputError(f'{spec}: no such folder (--data takes a folder, "tfds:NAME" or "nuclei")')
+    return Path(spec)
 
 
 def nuclei(split="train"):
@@ -80,6 +116,9 @@ def folder(path, split=None):
             single pairs, such as a missing mask, is left to `scan`.
     """
     path = Path(path)
+    if not (path / "labels.json").is_file():
+        command = f"python tools/check.py {shlex.quote(str(path))} --propose"
+        raise InputError(f"{path / 'labels.json'}: no such file; `{command}` guesses one from what the masks hold")
     labels = LabelSet.load(path / "labels.json")
     images = _by_stem(_split_folder(path / "images", split), IMAGE_SUFFIXES)
     level = "" if split in _FLAT else split
@@ -132,7 +171,7 @@ def _split_folder(images, split):
     """The folder of a split's images, or an error that lists the splits which exist."""
     if not images.is_dir():
         raise InputError(f"{images}: no such folder")
-    known = sorted(p.name for p in images.iterdir() if p.is_dir())
+    known = _splits_of(images)
     if split not in _FLAT:
         if not (images / split).is_dir():
             raise InputError(f"{images / split}: no such split; {_listed(known)}")
@@ -140,6 +179,14 @@ def _split_folder(images, split):
     if known and not _by_stem(images, IMAGE_SUFFIXES):
         raise InputError(f"{images}: choose a split; {_listed(known)}")
     return images
+
+
+def _splits_of(images):
+    return sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+
+
+def _is_wanted(path, suffixes):
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def _listed(known):
@@ -154,7 +201,7 @@ def _by_stem(folder, suffixes):
     """
     found = defaultdict(list)
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+        if _is_wanted(path, suffixes):
             if path.name.encode(errors="ignore").decode() != path.name:
                 raise InputError(f"{folder}: holds a file whose name is not UTF-8: {path.name!a}; rename it")
             found[path.stem].append(path)

@@ -21,6 +21,7 @@ class ScanReport:
         bad: frozenset of the indices of the samples that have a problem.
         inexact_pixels: pixels of good colour masks that were given the nearest colour, not exactly theirs.
         class_pixels: tuple of the number of pixels of each class, over the good samples.
+        class_images: tuple of the number of good samples in which each class occurs.
         ignored_pixels: pixels with the ignore index, over the good samples.
     """
 
@@ -29,6 +30,7 @@ class ScanReport:
     bad: frozenset
     inexact_pixels: int
     class_pixels: tuple
+    class_images: tuple
     ignored_pixels: int
 
 
@@ -52,13 +54,14 @@ def scan(source, progress=True, threads=None):
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the files that are left
     problems, bad = [], []
-    pixels, inexact = Counter(), 0
+    pixels, images, inexact = Counter(), Counter(), 0
     for index, (found, counts, inexact_here) in enumerate(results):
         if found:
             problems.extend(found)
             bad.append(index)
         else:
             pixels.update(counts)
+            images.update(set(counts))
             inexact += inexact_here
     return ScanReport(
         samples=len(source),
@@ -66,6 +69,7 @@ def scan(source, progress=True, threads=None):
         bad=frozenset(bad),
         inexact_pixels=inexact,
         class_pixels=tuple(pixels[i] for i in range(len(source.labels))),
+        class_images=tuple(images[i] for i in range(len(source.labels))),
         ignored_pixels=pixels[source.labels.ignore],
     )
 

@@ -1,5 +1,6 @@
 """Pictures that show what numbers hide. Panels need only Pillow; charts need matplotlib (extra `plots`)."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from kseg.errors import need
 from kseg.files import replacing
 
 _WRONG = (220, 30, 30)
-_TITLE_PX, _GAP_PX = 18, 4
+_TITLE_PX, _GAP_PX, _SAMPLE_PX = 18, 4, 360
 _TITLES = ("image", "truth", "prediction", "errors")
 
 
@@ -97,6 +98,50 @@ def save_panel(image, label, prediction, labels, path):
     """Write a `panel`."""
     with replacing(path) as temporary:
         Image.fromarray(panel(image, label, prediction, labels)).save(temporary)
+
+
+def save_samples(samples, labels, path):
+    """Write images beside themselves with their masks drawn over them, and the classes' colours.
+
+    Args:
+        samples: [(image uint8 [H, W, 3], label integers [H, W])].
+        labels: LabelSet.
+    """
+    rows = [[_shrunk(image), _shrunk(labels.overlay(image, label, opacity=0.7))] for image, label in samples]
+    legend = _legend(labels)
+    wide = max(sum(tile.width + _GAP_PX for tile in row) for row in rows)
+    high = sum(row[0].height + _GAP_PX for row in rows)
+    canvas = Image.new("RGB", (wide + legend.width, max(high, legend.height)), "white")
+    top = 0
+    for row in rows:
+        left = 0
+        for tile in row:
+            canvas.paste(tile, (left, top))
+            left += tile.width + _GAP_PX
+        top += row[0].height + _GAP_PX
+    canvas.paste(legend, (wide, 0))
+    with replacing(path) as temporary:
+        canvas.save(temporary)
+
+
+def _shrunk(image):
+    picture = Image.fromarray(image)
+    picture.thumbnail((_SAMPLE_PX, _SAMPLE_PX))
+    return picture
+
+
+def _legend(labels):
+    """A line a class: its colour, its index and its name."""
+    lines = [f"{index} {name}" for index, name in enumerate(labels.names)]
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    width = _TITLE_PX + 3 * _GAP_PX + math.ceil(max(draw.textlength(line) for line in lines))
+    legend = Image.new("RGB", (width, (_TITLE_PX + _GAP_PX) * len(lines)), "white")
+    draw = ImageDraw.Draw(legend)
+    for place, (line, colour) in enumerate(zip(lines, labels.colours, strict=True)):
+        top = place * (_TITLE_PX + _GAP_PX)
+        draw.rectangle([0, top, _TITLE_PX, top + _TITLE_PX], fill=colour, outline="grey")
+        draw.text((_TITLE_PX + 2 * _GAP_PX, top + 3), line, fill="black")
+    return legend
 
 
 def save_iou_chart(scores, labels, path):

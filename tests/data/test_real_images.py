@@ -24,7 +24,7 @@ def test_tensorflow_reads_the_same_pixels(source):
 
 
 def test_nothing_is_wrong_and_colour_noise_is_reported(source):
-    kept = data.without(source, data.ScanReport(len(source), (), frozenset(range(12, len(source))), 0, (), 0))
+    kept = source.take(range(min(12, len(source))))
     report = data.scan(kept, progress=False)
     assert report.problems == ()
     assert (report.inexact_pixels > 0) == (source.labels.masks == "colour")

@@ -1,0 +1,130 @@
+"""What is guessed of masks that come without a labels.json."""
+
+import numpy as np
+import pytest
+from handmade import dataset
+from PIL import Image
+
+from kseg import data
+from kseg.errors import InputError
+from kseg.labels import VOID_COLOUR, LabelSet, voc_colour
+
+GREY_RAMP = [value for value in range(256) for _ in "rgb"]
+
+
+def _guess(folder, *masks, palette=None, suffix="png"):
+    """The proposal for masks, uint8 [H, W] or [H, W, 3]."""
+    for place, mask in enumerate(masks):
+        picture = Image.fromarray(np.asarray(mask, np.uint8))
+        if palette is not None:
+            picture = picture.convert("P") if picture.mode != "L" else picture
+            picture.putpalette(palette)
+        picture.save(folder / f"{place}.{suffix}")
+    return data.propose_labels(sorted(folder.iterdir()))
+
+
+def _columns(*values):
+    """A mask [20, 10 * values, ...] with ten columns of each value."""
+    return np.repeat(np.tile(np.array(values), (20, 1) if np.ndim(values) == 1 else (20, 1, 1)), 10, axis=1)
+
+
+def test_grey_indices(tmp_path):
+    """Class 2 is absent; the other file has 4."""
+    labels = _guess(tmp_path, _columns(0, 1, 3), _columns(0, 4))
+    names = tuple(f"class_{index}" for index in range(5))
+    assert labels == LabelSet(names, tuple(voc_colour(index) for index in range(5)))
+
+
+def test_a_lone_255_is_not_labelled(tmp_path):
+    labels = _guess(tmp_path, _columns(0, 1, 2, 255))
+    assert (len(labels), labels.ignore, labels.masks) == (3, 255, "index")
+
+
+def test_palettes_give_the_colours(tmp_path):
+    labels = _guess(tmp_path, _columns(0, 1, 255), palette=[9, 8, 7, 200, 100, 0, *[0] * (254 * 3)])
+    assert (labels.colours, labels.ignore, labels.masks) == (((9, 8, 7), (200, 100, 0)), 255, "index")
+
+
+def test_palettes_that_are_a_ramp_do_not(tmp_path):
+    assert _guess(tmp_path, _columns(0, 1), palette=GREY_RAMP).colours == ((0, 0, 0), (128, 0, 0))
+
+
+def test_black_and_white(tmp_path):
+    labels = _guess(tmp_path, _columns(0, 255), _columns(255, 255))
+    assert labels == LabelSet(("background", "foreground"), ((0, 0, 0), (255, 255, 255)), masks="colour")
+
+
+def test_greys_far_apart_are_colours(tmp_path):
+    labels = _guess(tmp_path, _columns(127, 255, 0, 127))
+    assert (labels.colours, labels.masks) == (((0, 0, 0), (127, 127, 127), (255, 255, 255)), "colour")
+
+
+def test_colours_without_what_lies_between(tmp_path):
+    """Red covers most; black comes first, being a background; the smooth edge is no class."""
+    red, blue, black = (255, 0, 0), (0, 0, 255), (0, 0, 0)
+    mask = _columns(red, blue, red, black, red)
+    mask[:, 9] = (215, 0, 40)
+    mask[0, 0] = (0, 255, 0)  # one pixel of 1,000
+    labels = _guess(tmp_path, mask)
+    assert (labels.colours, labels.masks, labels.ignore) == ((black, red, (0, 0, 255), (0, 255, 0)), "colour", None)
+
+
+def test_masks_as_jpeg_are_colours(tmp_path):
+    labels = _guess(tmp_path, _columns(0, 255), suffix="jpg")
+    assert (labels.colours, labels.masks) == (((0, 0, 0), (255, 255, 255)), "colour")
+
+
+def test_the_colour_of_unlabelled_pixels_is_no_class(tmp_path):
+    labels = _guess(tmp_path, _columns((0, 0, 0), VOID_COLOUR, (0, 200, 0)))
+    assert (labels.colours, labels.ignore) == (((0, 0, 0), (0, 200, 0)), 255)
+
+
+def test_colours_in_one_file_make_the_indices_of_others_colours(tmp_path):
+    labels = _guess(tmp_path, _columns((0, 200, 0), (0, 0, 0)), _columns(0, 0))
+    assert (labels.colours, labels.masks) == (((0, 0, 0), (0, 200, 0)), "colour")
+
+
+def test_numbers_of_objects_are_refused(tmp_path):
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="400 classes: are they numbers of objects"):
+        data.propose_labels([tmp_path / "a.png"])
+
+
+def test_what_is_wrong_names_the_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="a.png: does not decode"):
+        data.propose_labels([tmp_path / "a.png"])
+    with pytest.raises(InputError, match="there are no masks"):
+        data.propose_labels([])
+
+
+@pytest.mark.parametrize("name", ["clothes_dir", "faces_dir", "camvid_dir"])
+def test_real_masks(name, request):
+    """Of clothes the last of 59 classes is absent; of CamVid, class 11 is `ignore` for those who know."""
+    folder = request.getfixturevalue(name)
+    truth = LabelSet.load(folder / "labels.json")
+    found = data.propose_labels(data.mask_files(folder))
+    assert found.masks == truth.masks
+    assert len(found) == {"clothes_dir": len(truth) - 1, "faces_dir": len(truth), "camvid_dir": 12}[name]
+    if name == "faces_dir":
+        near = found.from_colours(np.array([truth.colours]))[0]
+        assert sorted(near[0]) == list(range(len(truth)))
+
+
+def test_a_folder_without_labels_says_how_to_get_them(tmp_path):
+    dataset(tmp_path)
+    (tmp_path / "labels.json").unlink()
+    with pytest.raises(
+        InputError, match=r"labels.json: no such file; `python tools/check.py .* --propose` guesses one"
+    ):
+        data.open_source(tmp_path, "train")
+
+
+def test_names_of_splits(tmp_path):
+    assert data.split_names("nuclei") == ["train", "val"]
+    assert data.split_names(dataset(tmp_path / "flat", split=".")) == [None]
+    assert data.split_names(dataset(tmp_path / "split", split="mine")) == ["mine"]
+    with pytest.raises(InputError, match="no such folder"):
+        data.split_names(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="name the splits"):
+        data.split_names("tfds:anything")

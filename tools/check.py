@@ -1,0 +1,88 @@
+"""Look at images and masks before training: what is in them, and what is wrong."""
+
+import itertools
+import sys
+from pathlib import Path
+
+from kseg import cli
+from kseg.errors import CheckError, InputError
+from kseg.files import replacing
+
+EXAMPLES = """
+python tools/check.py my_images
+python tools/check.py my_images --propose      (first writes my_images/labels.json, guessed from what the masks hold)
+python tools/check.py my_images --picture samples.png
+python tools/check.py tfds:oxford_iiit_pet --splits 'train[:10%]'
+"""
+
+
+def _arguments(argv):
+    parser = cli.parser(__doc__, EXAMPLES)
+    parser.add_argument("data", help="folder of images and masks, 'nuclei' (bundled) or 'tfds:NAME'")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: all that the folder has")
+    parser.add_argument("--propose", action="store_true", help="guess labels.json; one that is there is not touched")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw some images of each split with their masks")
+    parser.add_argument("--images", type=int, default=3, metavar="N", help="how many of each split; default: 3")
+    return parser.parse_args(argv)
+
+
+@cli.command
+def main(argv=None):
+    """Read every image and mask; tell how often each class occurs, and list all problems."""
+    args = _arguments(argv)
+    cli.check_images(args.images)
+    if args.picture:
+        cli.check_file(args.picture)
+    from kseg import data
+    from kseg.evaluation import pictures
+
+    if args.propose:
+        _propose(Path(args.data), data)
+    splits = args.splits or data.split_names(args.data)
+    sources = {split or "all": data.open_source(args.data, split) for split in splits}
+    reports = {split: data.scan(source) for split, source in sources.items()}
+    labels = next(iter(sources.values())).labels
+    cli.print_table(*_classes(labels, reports))
+    for first, second in itertools.combinations(sources, 2):
+        if known := data.shared(sources[first], sources[second]):
+            print(f"{known} images of {second} are in {first}, too: scores on them say little about new images")
+    if args.picture:
+        good = [data.without(source, reports[split]) for split, source in sources.items()]
+        pictures.save_samples(
+            [one for source in good for one in data.spread(source, args.images)], labels, args.picture
+        )
+        print(f"{args.picture}: {args.images} images of each split")
+    if problems := dict.fromkeys(problem for report in reports.values() for problem in report.problems):
+        print(*(f"{file}: {message}" for file, message in problems), sep="\n", file=sys.stderr)
+        raise CheckError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data, listed above")
+    print("All images and masks can be read, and fit each other")
+    return 0
+
+
+def _propose(folder, data):
+    path = folder / "labels.json"
+    if path.exists():
+        raise InputError(f"{path}: is there already; move it away to have one guessed")
+    labels = data.propose_labels(data.mask_files(folder), lambda masks: cli.progress(masks, "Reading masks"))
+    with replacing(path) as temporary:
+        labels.save(temporary)
+    print(f"{path}: {len(labels)} classes guessed. Give them their names. One that means 'not labelled' is no class:")
+    print("take it out of names and colours and, if masks hold indices, write its index as ignore.")
+
+
+def _classes(labels, reports):
+    """Headings and rows of the table: how much of each split is of each class, and in how many of its images."""
+    headings = ["class", "colour"]
+    named = enumerate(zip(labels.names, labels.colours, strict=True))
+    rows = [[f"{index} {name}", "#{:02x}{:02x}{:02x}".format(*colour)] for index, (name, colour) in named]
+    rows.append([f"{labels.ignore} not labelled", ""])
+    for split, report in reports.items():
+        headings += [f"{split}: pixels", f"of {report.samples} images"]
+        counts = [*report.class_pixels, report.ignored_pixels]
+        for row, pixels, images in zip(rows, counts, [*report.class_images, ""], strict=True):
+            row += [f"{pixels / max(1, sum(counts)):.2%}", str(images)]
+    return headings, rows if labels.ignore is not None else rows[:-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
