@@ -22,6 +22,7 @@ _HOMES = {
     "voc": "layouts",
     "nuclei": "layouts",
     "open_source": "layouts",
+    "plain_images": "layouts",
     "split_names": "layouts",
     "mask_files": "layouts",
     "propose_labels": "proposals",

@@ -59,6 +59,14 @@ def _open_whole(spec, split):
     raise InputError(f"{spec}: neither labels.json, images/ and masks/ nor the JPEGImages/ of Pascal VOC are in it")
 
 
+def plain_images(spec):
+    """Paths of the images that lie in a folder without masks or labels; none for all else."""
+    path = Path(str(spec))
+    if spec == "nuclei" or not path.is_dir() or (path / "labels.json").exists():
+        return []
+    return sorted(file for file in path.iterdir() if _is_wanted(file, IMAGE_SUFFIXES))
+
+
 def split_names(spec):
     """The splits of what a user names, as `open_source` takes them; [None] for images without splits.
 

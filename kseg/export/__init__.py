@@ -1,7 +1,7 @@
 """From a trained model to a .tflite or .onnx file with its card, proven to say the same. Needs TensorFlow."""
 
 from kseg.export.budget import TARGETS, BudgetError, export_best, search
-from kseg.export.calibration import Calibration, calibrate, choose, verification
+from kseg.export.calibration import Calibration, calibrate, choose, data_name, verification
 from kseg.export.convert import PRECISIONS, export
 from kseg.export.errors import ConversionError, ExportError, ParityError
 from kseg.export.inspect import fully_accelerated, inspect
@@ -20,6 +20,7 @@ __all__ = [
     "calibrate",
     "check_parity",
     "choose",
+    "data_name",
     "export",
     "export_best",
     "fully_accelerated",

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kseg.data import open_source, spread
+from kseg.data import open_source, plain_images, read_image, spread
 from kseg.errors import InputError
 from kseg.runtime.resize import resize
 
@@ -64,31 +64,46 @@ def digest(image):
 
 
 def calibrate(data, split, most):
-    """A Calibration of at most `most` images of a split, see `choose`.
+    """A Calibration of at most `most` images of a split, see `choose`; without masks, of evenly spaced ones.
 
     Args:
-        data: what `kseg.data.open_source` takes.
+        data: what `kseg.data.open_source` takes, or a folder of images alone, of which `split` is not used.
     Raises:
         InputError: there is no such data, or no image in it.
     """
-    return Calibration(tuple(choose(open_source(data, split), most)), f"{data} {split}")
+    images = _photos(data, most) or tuple(choose(open_source(data, split), most))
+    return Calibration(images, data_name(data, split))
 
 
 def verification(data, split, most, labels):
     """At most `most` images of a split to prove a file with, spread evenly.
 
     Args:
-        data: what `kseg.data.open_source` takes.
+        data: what `kseg.data.open_source` takes, or a folder of images alone, of which `split` is not used.
         labels: LabelSet of the network.
     Returns:
-        [(image uint8 [H, W, 3], label int [H, W])]; None in place of the labels where the data has other classes, which
-        would give a mean IoU without meaning.
+        [(image uint8 [H, W, 3], label int [H, W])]; None in place of the labels where there are none, or the data has
+        other classes, which would give a mean IoU without meaning.
     Raises:
         InputError: there is no such data, or no image in it.
     """
+    if photos := _photos(data, most):
+        return [(image, None) for image in photos]
     source = open_source(data, split)
     same = source.labels.names == labels.names
     return [(image, label if same else None) for image, label in spread(source, most)]
+
+
+def data_name(data, split):
+    """What a card says of the images that `calibrate` and `verification` take."""
+    return str(data) if plain_images(data) else f"{data} {split}"
+
+
+def _photos(data, most):
+    """At most `most` images of a folder without masks, spread evenly: tuple of uint8 [h, w, 3]."""
+    paths = plain_images(data)
+    count = min(most, len(paths))
+    return tuple(read_image(paths[place * len(paths) // count]) for place in range(count))
 
 
 def choose(source, most):
