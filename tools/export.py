@@ -33,9 +33,7 @@ def _arguments(argv):
     parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"))
     parser.add_argument("--images", type=int, default=32, help="calibrate and verify with at most so many; default: 32")
     parser.add_argument("--float-layers", nargs="+", default=(), metavar="LAYER", help="stay in float in an int8 file")
-    parser.add_argument(
-        "--check", type=Path, metavar="FILE.tflite", help="only tell what a file needs and what delegates refuse of it"
-    )
+    parser.add_argument("--check", type=Path, metavar="FILE.tflite", help="only tell what delegates refuse of a file")
     args = parser.parse_args(argv)
     if args.check is None and None in (args.model, args.out, args.format):
         parser.error("MODEL.keras, --out and --format are needed, or --check FILE.tflite alone")
