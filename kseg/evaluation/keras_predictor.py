@@ -1,10 +1,12 @@
 """A Keras network as a predictor."""
 
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 from keras import ops
 
-from kseg.errors import CheckError, InputError
+from kseg.errors import CheckError, InputError, one_line
 from kseg.lowering import gives_probabilities
 from kseg.metrics import first_largest
 from kseg.runtime import windows
@@ -50,11 +52,10 @@ class KerasPredictor:
         """uint8 or float [B, H, W, 3] in 0..255 -> float32 scores [B, H, W, classes].
 
         Raises:
-            InputError: the network was built for images of another size.
+            InputError: the network does not take images of this size.
         """
-        self._check_size(images)
         # Unlike `predict`, this does not trace anew for every image size.
-        return np.asarray(self.model.predict_on_batch(np.asarray(images, np.float32)))
+        return np.asarray(self._run(self.model, images))
 
     def indices(self, images):
         """The class of every pixel, in bounded memory for images of any size (see `kseg.runtime.windows`).
@@ -67,17 +68,21 @@ class KerasPredictor:
         Returns:
             int32 [B, H, W].
         Raises:
-            InputError: the network was built for images of another size.
+            InputError: the network does not take images of this size.
             CheckError: scores that are not finite.
         """
         images = np.asarray(images)
         if windows.is_large(images[0]):
             return np.stack([windows.indices(lambda part: self(part[None])[0], image) for image in images])
-        self._check_size(images)
-        found, finite = self._labeller.predict_on_batch(np.asarray(images, np.float32))
+        found, finite = self._run(self._labeller, images)
         if not np.all(finite):
             raise CheckError(windows.NOT_FINITE)
         return np.asarray(found, np.int32)
+
+    def _run(self, model, images):
+        self._check_size(images)
+        with naming_size(self.model, np.shape(images)[1:3]):
+            return model.predict_on_batch(np.asarray(images, np.float32))
 
     def _check_size(self, images):
         wanted = self.model.inputs[0].shape[1:3]
@@ -87,6 +92,25 @@ class KerasPredictor:
                 f"{self.model.name}: was built for images of {wanted[0]}x{wanted[1]} (height x width), not of "
                 f"{given[0]}x{given[1]}; with input_shape=(None, None, 3) it takes any"
             )
+
+
+@contextmanager
+def naming_size(model, size_px):
+    """Around a prediction: when a model cannot take images of a (height, width), say so.
+
+    Raises:
+        InputError: instead of what the backend raises for shapes that do not fit each other.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # each backend has its own for shapes that do not fit
+        height, width = size_px
+        raise InputError(
+            f"{model.name}: cannot compute an image of {height} x {width} ({one_line(error)}); choose a size that its "
+            f"strides divide, or let kseg.layers.PadToStride come first"
+        ) from error
 
 
 class _Classes(keras.layers.Layer):

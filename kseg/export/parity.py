@@ -1,12 +1,11 @@
 """Does the file say what the Keras model says? Asked on real images, every time, before the file is given out."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
-from kseg.errors import InputError, one_line
+from kseg.evaluation.keras_predictor import naming_size
 from kseg.export.errors import ParityError
 from kseg.lowering import is_quantization_aware
 from kseg.lowering.lower import like_input
@@ -170,7 +169,7 @@ def check_lowered(model, network, image):
     pixels = resize(np.asarray(image), np.shape(image)[:2] if None in size_px else size_px)
     if "int" in model.inputs[0].dtype:  # Keras would cut what resizing left behind the point
         pixels = np.clip(np.rint(pixels), 0, 255)
-    with _naming_size(model, pixels):
+    with naming_size(model, pixels.shape[:2]):
         (given,) = keras.tree.flatten(model(like_input(model, pixels[None]), training=False))
     given = keras.ops.convert_to_numpy(given)[0]
     if not np.isfinite(given).all():
@@ -189,26 +188,11 @@ def _keras_scores(model, pixels, classes=None):
     model.jit_compile = False  # Keras would compile it with XLA, which takes long and is no faster on a CPU
     if model.inputs[0].dtype == "uint8":
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    with _naming_size(model, pixels):
+    with naming_size(model, pixels.shape[:2]):
         scores = np.asarray(model.predict_on_batch(pixels[None])[0])
     if scores.ndim == 2:
         scores = np.arange(classes) == scores[..., None]
     return scores.astype(np.float32)
-
-
-@contextmanager
-def _naming_size(model, pixels):
-    """Around a prediction: a size that the model cannot take is told."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # each backend has its own for shapes that do not fit
-        height, width = pixels.shape[:2]
-        raise InputError(
-            f"{model.name}: cannot compute an image of {height} x {width} ({one_line(error)}); choose a size that its "
-            f"strides divide, or let kseg.layers.PadToStride come first"
-        ) from error
 
 
 def _labels_at(scores, size_px):

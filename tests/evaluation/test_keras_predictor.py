@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kseg.errors import CheckError
+from kseg.errors import CheckError, InputError
 from kseg.evaluation import KerasPredictor, evaluate
 from kseg.labels import LabelSet
 from kseg.runtime import windows
@@ -67,3 +67,13 @@ def test_the_kind_of_scores():
     assert KerasPredictor(keras.Model(inputs, scores), LabelSet.numbered(3)).kind == "logits"
     for last in (keras.layers.Activation("softmax"), keras.layers.Softmax()):
         assert KerasPredictor(keras.Model(inputs, last(scores)), LabelSet.numbered(3)).kind == "probabilities"
+
+
+def test_a_size_that_the_network_cannot_take_is_named():
+    inputs = keras.Input((None, None, 3))
+    halved = keras.layers.UpSampling2D()(keras.layers.MaxPooling2D()(inputs))
+    predictor = KerasPredictor(keras.Model(inputs, inputs + halved), LabelSet.numbered(3))
+    assert predictor(np.zeros((1, 6, 8, 3), np.uint8)).shape == (1, 6, 8, 3)
+    for predict in (predictor, predictor.indices):
+        with pytest.raises(InputError, match="cannot compute an image of 7 x 8 .*; choose a size"):
+            predict(np.zeros((1, 7, 8, 3), np.uint8))
