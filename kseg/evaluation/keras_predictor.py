@@ -81,8 +81,16 @@ class KerasPredictor:
 
     def _run(self, model, images):
         self._check_size(images)
-        with naming_size(self.model, np.shape(images)[1:3]):
-            return model.predict_on_batch(np.asarray(images, np.float32))
+        height, width = np.shape(images)[1:3]
+        with naming_size(self.model, (height, width)):
+            found = model.predict_on_batch(np.asarray(images, np.float32))
+        given = np.shape(found[0] if isinstance(found, list | tuple) else found)[1:3]
+        if given != (height, width):
+            raise InputError(
+                f"{self.model.name}: gives scores of {given[0]} x {given[1]} for an image of {height} x {width}; scores of "
+                f'the size of the image are wanted (padding="same")'
+            )
+        return found
 
     def _check_size(self, images):
         wanted = self.model.inputs[0].shape[1:3]

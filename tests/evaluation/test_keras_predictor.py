@@ -77,3 +77,11 @@ def test_a_size_that_the_network_cannot_take_is_named():
     for predict in (predictor, predictor.indices):
         with pytest.raises(InputError, match="cannot compute an image of 7 x 8 .*; choose a size"):
             predict(np.zeros((1, 7, 8, 3), np.uint8))
+
+
+def test_scores_of_another_size_are_refused():
+    inputs = keras.Input((None, None, 3))
+    predictor = KerasPredictor(keras.Model(inputs, keras.layers.Conv2D(3, 3)(inputs)), LabelSet.numbered(3))
+    for predict in (predictor, predictor.indices):
+        with pytest.raises(InputError, match="gives scores of 5 x 6 for an image of 7 x 8; scores of the size"):
+            predict(np.zeros((1, 7, 8, 3), np.uint8))
