@@ -87,8 +87,8 @@ class KerasPredictor:
         given = np.shape(found[0] if isinstance(found, list | tuple) else found)[1:3]
         if given != (height, width):
             raise InputError(
-                f"{self.model.name}: gives scores of {given[0]} x {given[1]} for an image of {height} x {width}; scores of "
-                f'the size of the image are wanted (padding="same")'
+                f"{self.model.name}: gives scores of {given[0]} x {given[1]} for an image of {height} x {width}; "
+                f'scores of the size of the image are wanted (padding="same")'
             )
         return found
 
