@@ -8,7 +8,7 @@ import numpy as np
 from kseg.errors import InputError
 from kseg.layers import CropLike
 from kseg.layers.quantisation import FakeQuantize, RoundToStep
-from kseg.lowering import passes
+from kseg.lowering import ends, passes
 from kseg.lowering.graph import as_array, build, read
 from kseg.lowering.quantisation import take_ranges
 
@@ -23,7 +23,7 @@ _KEEPING = (
     keras.layers.Resizing,
     keras.layers.UpSampling2D,
 )
-OUTPUTS = {"logits": None, "probabilities": passes.give_probabilities, "labels": passes.give_labels}
+OUTPUTS = {"logits": None, "probabilities": ends.give_probabilities, "labels": ends.give_labels}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def lower_with_ranges(
     if OUTPUTS[output] and not (output == "probabilities" and gives_probabilities(model)):
         OUTPUTS[output](graph)
     if input_dtype == "uint8":
-        passes.take_uint8(graph)
+        ends.take_uint8(graph)
     network, tensors = build(graph, (1, *size_px, 3), input_dtype)
     if tuple(network.output_shape[:3]) != (1, *size_px):
         raise InputError(
