@@ -132,6 +132,13 @@ def test_mixed_precision_keeps_float32_logits(build, policy):
 
 
 @every_model
+def test_biases_learn_in_half_precision(build):
+    """Keras's own convolutions sum their gradients in bfloat16, see `kseg.layers.Conv2D`."""
+    keras_own = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    assert not [layer.name for layer in build(CLASSES).layers if type(layer) in keras_own and layer.use_bias]
+
+
+@every_model
 def test_steps_change_every_trainable_weight_and_no_frozen_one(build):
     keras.utils.set_random_seed(0)
     model = build(CLASSES)
