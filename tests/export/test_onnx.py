@@ -172,6 +172,19 @@ def test_a_bias_goes_into_its_depthwise_convolution(tmp_path):
     assert "Add" not in {node.op_type for node in nodes.values()}
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_grouped_convolutions(tmp_path, precision):
+    """Keras lets XLA compile them, in a function of their own."""
+    network = lower(_small(12, lambda x: keras.layers.Conv2D(4, 3, groups=4, padding="same", name="grouped")(x)), SIZE)
+    write_onnx(network, tmp_path / "net.onnx", precision, calibration=_pictures())
+    groups = [attribute.i for node in _checked(tmp_path / "net.onnx").graph.node for attribute in node.attribute
+        if attribute.name == "group"]  # fmt: skip
+    assert 4 in groups
+    picture = _pictures(1)[0]
+    error = _relative_rms(_run(tmp_path / "net.onnx", picture), _keras(network, picture))
+    assert error < {"float32": 1e-5, "float16": 2e-3, "int8": 0.05}[precision]
+
+
 def test_a_bias_that_others_use_stays(tmp_path):
     image = keras.Input((None, None, 3))
     share = keras.layers.DepthwiseConv2D(3, padding="same", bias_initializer="normal")

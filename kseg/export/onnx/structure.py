@@ -5,6 +5,7 @@ tf2onnx copies every constant many times over: a 166 MB network cost it 40 s and
 """
 
 import re
+from contextlib import contextmanager
 
 import keras
 
@@ -55,7 +56,8 @@ def _convert(model, weights):
     trainable = len(model.trainable_variables)
 
     def predict(image, *values):
-        scores, _ = model.stateless_call(values[:trainable], values[trainable:], image, training=False)
+        with _functions_written_out(tf):
+            scores, _ = model.stateless_call(values[:trainable], values[trainable:], image, training=False)
         return keras.tree.flatten(scores)[0]
 
     specs = [tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="image")]
@@ -73,6 +75,18 @@ def _convert(model, weights):
     graph = function.get_concrete_function().graph
     held = {inside.name: outside for outside, inside in graph.captures}
     return proto, {name: held[name].numpy() for name in (entry.name for entry in proto.graph.input) if name in held}
+
+
+@contextmanager
+def _functions_written_out(tf):
+    """Where Keras calls a function of TensorFlow that XLA shall compile, as for grouped convolutions, its operations
+    stand in the graph instead: tf2onnx does not look into such a call."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def _keep_used_domains(proto):
