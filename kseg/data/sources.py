@@ -332,7 +332,10 @@ def foreign_indices(counts, labels):
     found = ", ".join(f"{i} ({counts[i]} pixels)" for i in foreign[:5])
     more = ", ..." if len(foreign) > 5 else ""
     ignore = "no ignore index" if labels.ignore is None else f"ignore index {labels.ignore}"
-    return f"index {found}{more} outside the label set (classes 0 to {len(labels) - 1}, {ignore})"
+    message = f"index {found}{more} outside the label set (classes 0 to {len(labels) - 1}, {ignore})"
+    if len(labels) == 2 and set(counts) <= {0, 255}:
+        message += '; if 255 is class 1: "masks": "colour" and "colours": [[0, 0, 0], [255, 255, 255]] in labels.json'
+    return message
 
 
 def spread(source, most):

@@ -93,7 +93,10 @@ def build_trainer(recipe, labels, precision):
             return network
         unknown = set(recipe.auxiliary) - {layer.name for layer in network.layers}
         if unknown:
-            raise InputError(f"recipe field `auxiliary`: {recipe.model} has no layer {', '.join(sorted(unknown))}")
+            raise InputError(
+                f"recipe field `auxiliary`: {recipe.model} has no layer {', '.join(sorted(unknown))}; "
+                f"there are: {_names_in(network.layers)}"
+            )
         return deeply_supervised(network, recipe.auxiliary, recipe.auxiliary_weight)
     finally:
         keras.config.set_dtype_policy(before)
@@ -130,11 +133,18 @@ def freeze(model, recipe):
     for name in layers_of(recipe, recipe.frozen):
         found = [layer for layer in model.layers if layer.name.startswith(name)]
         if not found:
-            raise InputError(f"recipe field `frozen`: {recipe.model} has no layer that begins with {name!r}")
+            raise InputError(
+                f"recipe field `frozen`: {recipe.model} has no layer that begins with {name!r}; "
+                f"there are: {_names_in(layer for layer in model.layers if layer.weights)}"
+            )
         frozen += [layer for layer in found if layer.trainable]
     for layer in frozen:
         layer.trainable = False
     return frozen
+
+
+def _names_in(layers):
+    return ", ".join(layer.name for layer in layers)
 
 
 def thaw(model, frozen, recipe, labels, steps):

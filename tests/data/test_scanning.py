@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from handmade import LABELS, cut, dataset, indices, save
+from handmade import LABELS, cut, dataset, indices, picture, save
 
 from kseg import data
 from kseg.errors import InputError
+from kseg.labels import LabelSet
 
 
 @pytest.fixture
@@ -55,6 +56,15 @@ def test_all_problems_are_listed_at_once(bad_folder):
     assert report.samples == 9
     assert [source.names[i] for i in range(9) if i not in report.bad] == ["good.jpg"]
     assert sum(report.class_pixels) + report.ignored_pixels == 24 * 30
+
+
+def test_masks_of_0_and_255_are_told_how_to_be_read(tmp_path):
+    images, masks = [tmp_path / "a.png"], [tmp_path / "a_mask.png"]
+    save(images[0], picture(24, 30))
+    save(masks[0], 255 * indices(24, 30, classes=2))
+    report = data.scan(data.FileSource(LabelSet.numbered(2), images, masks), progress=False)
+    ((_, message),) = report.problems
+    assert 'if 255 is class 1: "masks": "colour" and "colours": [[0, 0, 0], [255, 255, 255]]' in message
 
 
 def test_what_is_left_without_the_bad_ones(bad_folder):
