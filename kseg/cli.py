@@ -161,6 +161,30 @@ def print_scores(scores, title):
     Console().print(table)
 
 
+def print_classes(labels, reports):
+    """Print how much of each split is of each class, and in how many of its images.
+
+    Args:
+        labels: LabelSet.
+        reports: split -> ScanReport.
+    """
+    headings = ["class", "colour"]
+    named = enumerate(zip(labels.names, labels.colours, strict=True))
+    rows = [[f"{index} {name}", "#{:02x}{:02x}{:02x}".format(*colour)] for index, (name, colour) in named]
+    rows.append([f"{labels.ignore} not labelled", ""])
+    for split, report in reports.items():
+        headings += [f"{split}: pixels", f"of {report.samples} images"]
+        counts = [*report.class_pixels, report.ignored_pixels]
+        for row, pixels, images in zip(rows, counts, [*report.class_images, ""], strict=True):
+            row += [f"{pixels / max(1, sum(counts)):.2%}", str(images)]
+    print_table(headings, rows if labels.ignore is not None else rows[:-1])
+    for split, report in reports.items():
+        if report.inexact_pixels:
+            share = report.inexact_pixels / (sum(report.class_pixels) + report.ignored_pixels)
+            print(f"{split}: {share:.2%} of the pixels have the colour of no class; the nearest counts", end="")
+            print(". Do labels.json and masks belong together?" if share > 0.2 else "")
+
+
 def print_boundaries(scores, boundary):
     """Print a BoundaryScores: a row a threshold, and the best of each column."""
     print(f"Regions between {boundary}, by the threshold of its probability")

@@ -23,6 +23,8 @@ class LabelSet:
         ignore: the index in a mask that marks unlabelled pixels, or None. It is no class: it lies outside
             0..len(names) - 1.
         masks: how mask files hold the classes: "index" (grey or palette PNG) or "colour" (RGB, nearest colour).
+        ignore_colour: the colour that marks unlabelled pixels in colour masks; None: VOID_COLOUR. In a labels.json it
+            is written as `ignore`, and the index is 255.
     Raises:
         InputError: the fields contradict each other.
     """
@@ -31,10 +33,14 @@ class LabelSet:
     colours: tuple
     ignore: int | None = None
     masks: str = "index"
+    ignore_colour: tuple | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "colours", tuple(tuple(colour) for colour in self.colours))
+        for name in ("names", "colours"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise InputError(f"`{name}` must be a list. Received: {getattr(self, name)!r}")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "colours", tuple(_checked_colour(colour) for colour in self.colours))
         if not self.names:
             raise InputError("a label set needs at least one name")
         if len(set(self.names)) != len(self.names) or not all(isinstance(n, str) and n for n in self.names):
@@ -43,17 +49,26 @@ class LabelSet:
             raise InputError(
                 f"each name needs a colour. Received: {len(self.names)} names, {len(self.colours)} colours"
             )
-        for colour in self.colours:
-            if len(colour) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in colour):
-                raise InputError(f"a colour is three whole numbers from 0 to 255. Received: {list(colour)}")
         if self.ignore is not None and not (isinstance(self.ignore, int) and len(self.names) <= self.ignore <= 65535):
             raise InputError(
                 f"`ignore` must be null or an index beyond the {len(self.names)} classes. Received: {self.ignore}"
             )
         if self.masks not in ("index", "colour"):
             raise InputError(f'`masks` must be "index" or "colour". Received: {self.masks!r}')
+        if self.ignore_colour is not None:
+            self._check_ignore_colour()
         if self.masks == "colour" and len(set(self.colours)) < len(self.colours):
             raise InputError("in colour masks each class needs a colour of its own, but two classes share one")
+
+    def _check_ignore_colour(self):
+        object.__setattr__(self, "ignore_colour", _checked_colour(self.ignore_colour))
+        if self.masks != "colour" or self.ignore is None:
+            raise InputError(
+                f'`ignore` may be a colour where `masks` is "colour"; else it is an index or null. '
+                f"Received: {list(self.ignore_colour)}"
+            )
+        if self.ignore_colour in self.colours:
+            raise InputError(f"`ignore` is the colour of a class, too. Received: {list(self.ignore_colour)}")
 
     def __len__(self):
         """The number of classes."""
@@ -72,11 +87,15 @@ class LabelSet:
             InputError: a field is missing, unknown or wrong.
         """
         if not isinstance(fields, dict) or not {"names", "colours"} <= set(fields):
-            raise InputError(f'{where}: a label set needs the fields "names" and "colours"')
+            given = f"Received: {', '.join(fields)}" if isinstance(fields, dict) else "Received no object"
+            raise InputError(f'{where}: a label set needs the fields "names" and "colours". {given}')
         unknown = set(fields) - {"names", "colours", "ignore", "masks"}
         if unknown:
             raise InputError(f"{where}: unknown fields {sorted(unknown)}; known: names, colours, ignore, masks")
         try:
+            if isinstance(fields.get("ignore"), list):
+                index = 255 if len(fields["names"]) <= 255 else 65535
+                fields = {**fields, "ignore": index, "ignore_colour": fields["ignore"]}
             return cls(**fields)
         except (InputError, TypeError) as error:
             raise InputError(f"{where}: {error}") from error
@@ -94,8 +113,10 @@ class LabelSet:
             raise InputError(f"{path}: not a JSON file ({error})") from error
 
     def to_dict(self):
-        """The fields as plain lists, ready for JSON."""
-        return json.loads(json.dumps(asdict(self)))
+        """The fields of a labels.json, as plain lists."""
+        fields = asdict(self)
+        colour = fields.pop("ignore_colour")
+        return json.loads(json.dumps(fields | ({"ignore": colour} if colour else {})))
 
     def save(self, path):
         """Write a labels.json, a field a line, so that it can be changed by hand."""
@@ -106,7 +127,7 @@ class LabelSet:
 
     def with_masks(self, masks):
         """The same classes, held in mask files of the other kind."""
-        return replace(self, masks=masks)
+        return replace(self, masks=masks, ignore_colour=self.ignore_colour if masks == "colour" else None)
 
     def colour_table(self):
         """uint8 [256, 3]: the colour of every 8-bit index; indices without a class get VOID_COLOUR."""
@@ -142,7 +163,7 @@ class LabelSet:
         """Colour mask -> class indices, by the nearest colour of the set (squared distance in RGB).
 
         Args:
-            colours: uint8 [H, W, 3]. With `ignore`, VOID_COLOUR stands for it.
+            colours: uint8 [H, W, 3]. With `ignore`, `ignore_colour` stands for it.
         Returns:
             (int32 [H, W], number of pixels whose colour was not exactly one of the set's).
         """
@@ -151,13 +172,20 @@ class LabelSet:
         # A mask of a million pixels has few different colours: measure each of those once.
         unique, inverse = np.unique(packed, return_inverse=True)
         rgb = np.stack([unique >> 16, (unique >> 8) & 255, unique & 255], axis=-1)
-        known = [*self.colours, *([VOID_COLOUR] if self.ignore is not None else [])]
+        known = [*self.colours, *([self.ignore_colour or VOID_COLOUR] if self.ignore is not None else [])]
         indices = np.array([*range(len(self)), *([self.ignore] if self.ignore is not None else [])], np.int32)
         distance = ((rgb[:, None, :] - np.array(known, np.int64)[None]) ** 2).sum(-1)  # [unique, known]
         nearest = distance.argmin(1)
         inexact = distance[np.arange(len(unique)), nearest] > 0
         inverse = inverse.reshape(packed.shape)
         return indices[nearest][inverse], int(inexact[inverse].sum())
+
+
+def _checked_colour(colour):
+    whole = isinstance(colour, list | tuple) and all(isinstance(part, int) and 0 <= part <= 255 for part in colour)
+    if not whole or len(colour) != 3:
+        raise InputError(f"a colour is three whole numbers from 0 to 255. Received: {colour!r}")
+    return tuple(colour)
 
 
 def voc_colour(index):

@@ -47,6 +47,13 @@ def test_a_file_there_and_back(tmp_path):
         ('{"names": ["a"], "colours": [[0, 0, 0]], "color": 1}', r"unknown fields \['color'\]"),
         ('{"names": ["a"], "colours": [[0, 0]]}', "three whole numbers"),
         ('{"names": 3, "colours": [[0, 0, 0]]}', r"labels\.json"),
+        ('{"names": ["a"], "colours": [0]}', "three whole numbers from 0 to 255. Received: 0"),
+        ('{"names": "ab", "colours": [[0, 0, 0], [1, 1, 1]]}', "`names` must be a list. Received: 'ab'"),
+        ('{"names": ["a"], "colors": [[0, 0, 0]]}', "Received: names, colors"),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "ignore": [9, 9, 9]}', "may be a colour where `masks` is"),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "ignore": [0, 0, 0], "masks": "colour"}', "colour of a class, too"),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "ignore": [0, 0], "masks": "colour"}', "three whole numbers"),
+        ('{"names": 3, "colours": [[0, 0, 0]], "ignore": [9, 9, 9]}', r"labels\.json"),
         ("\xff", "not a text file in UTF-8"),
     ],
 )
@@ -57,6 +64,20 @@ def test_bad_files_are_named(content, message, tmp_path):
         LabelSet.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_colour_may_mark_what_is_not_labelled(tmp_path):
+    fields = {"names": ["sky", "tree"], "colours": [[0, 0, 255], [0, 160, 0]], "ignore": [0, 0, 0], "masks": "colour"}
+    (tmp_path / "labels.json").write_text(json.dumps(fields), encoding="utf-8-sig")  # as some editors save it
+    labels = LabelSet.load(tmp_path / "labels.json")
+    mask, inexact = labels.from_colours(np.array([[(0, 0, 255), (0, 0, 0), (0, 150, 0)]], np.uint8))
+    assert (labels.ignore, mask.tolist(), inexact) == (255, [[0, 255, 1]], 1)
+    assert labels.to_dict() == fields
+    labels.save(tmp_path / "again.json")
+    assert LabelSet.load(tmp_path / "again.json") == labels
+    assert labels.with_masks("index").to_dict() == fields | {"ignore": 255, "masks": "index"}
+    many = {"names": [str(i) for i in range(256)], "colours": [[i, i, i] for i in range(256)], "masks": "colour"}
+    assert LabelSet.from_dict(many | {"ignore": [1, 0, 0]}).ignore == 65535
 
 
 def test_a_missing_file(tmp_path):

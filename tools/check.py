@@ -33,6 +33,8 @@ def main(argv=None):
     cli.check_images(args.images)
     if args.picture:
         cli.check_file(args.picture)
+        if args.picture.suffix.lower() != ".png":
+            raise InputError(f"--picture must end in .png. Received: {args.picture}")
     from kseg import data
     from kseg.evaluation import pictures
 
@@ -40,9 +42,14 @@ def main(argv=None):
         _propose(Path(args.data), data)
     splits = args.splits or data.split_names(args.data)
     sources = {split or "all": data.open_source(args.data, split) for split in splits}
+    if args.picture:
+        files = [file for source in sources.values() for index in range(len(source)) for file in source.files(index)]
+        cli.check_apart([args.picture], files)
     reports = {split: data.scan(source) for split, source in sources.items()}
     labels = next(iter(sources.values())).labels
-    cli.print_table(*_classes(labels, reports))
+    cli.print_classes(labels, reports)
+    for path, why in ({} if args.splits else data.unused_images(args.data)).items():
+        print(f"{path}: {why}, and is not used")
     for first, second in itertools.combinations(sources, 2):
         if known := data.shared(sources[first], sources[second]):
             print(f"{known} images of {second} are in {first}, too: scores on them say little about new images")
@@ -66,22 +73,9 @@ def _propose(folder, data):
     labels = data.propose_labels(data.mask_files(folder), lambda masks: cli.progress(masks, "Reading masks"))
     with replacing(path) as temporary:
         labels.save(temporary)
+    ignored = '"ignore": [R, G, B], its colour' if labels.masks == "colour" else '"ignore": its index'
     print(f"{path}: {len(labels)} classes guessed. Give them their names. One that means 'not labelled' is no class:")
-    print("take it out of names and colours and, if masks hold indices, write its index as ignore.")
-
-
-def _classes(labels, reports):
-    """Headings and rows of the table: how much of each split is of each class, and in how many of its images."""
-    headings = ["class", "colour"]
-    named = enumerate(zip(labels.names, labels.colours, strict=True))
-    rows = [[f"{index} {name}", "#{:02x}{:02x}{:02x}".format(*colour)] for index, (name, colour) in named]
-    rows.append([f"{labels.ignore} not labelled", ""])
-    for split, report in reports.items():
-        headings += [f"{split}: pixels", f"of {report.samples} images"]
-        counts = [*report.class_pixels, report.ignored_pixels]
-        for row, pixels, images in zip(rows, counts, [*report.class_images, ""], strict=True):
-            row += [f"{pixels / max(1, sum(counts)):.2%}", str(images)]
-    return headings, rows if labels.ignore is not None else rows[:-1]
+    print(f"take it out of names and colours, and write {ignored}.")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ _HOMES = {
     "open_source": "layouts",
     "plain_images": "layouts",
     "split_names": "layouts",
+    "unused_images": "layouts",
     "mask_files": "layouts",
     "propose_labels": "proposals",
     "shared": "splits",

@@ -117,18 +117,21 @@ def read_contents(path):
     """What a mask file holds, where no label set says how it is meant.
 
     Returns:
-        (int32 [H, W] of indices, their palette uint8 [n, 3] or None), or (uint8 [H, W, 3] of colours, None). A JPEG
-        holds colours, also where they are grey.
+        (int32 [H, W] of indices, or uint8 [H, W, 3] of colours; the palette of indices uint8 [n, 3] or None; whether
+        the numbers are those that were saved). A JPEG holds colours, also where they are grey.
     Raises:
         InputError: as `read_mask`.
     """
     image, _ = _decode(path, None)
+    if image.format in _LOSSY:
+        return np.asarray(image.convert("RGB")), None, False
     if image.mode in ("P", "PA"):
-        return _indices(image, path, None), np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    pixels = np.asarray(image.convert("RGB")) if image.mode in _COLOURED or image.format in _LOSSY else None
-    if pixels is None or (image.format not in _LOSSY and (pixels == pixels[..., :1]).all()):
-        return _indices(image, path, None), None
-    return pixels, None
+        return _indices(image, path, None), np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3), True
+    if image.mode in _COLOURED:
+        colours = np.asarray(image.convert("RGB"))
+        if (colours != colours[..., :1]).any():
+            return colours, None, True
+    return _indices(image, path, None), None, True
 
 
 def image_size(path):

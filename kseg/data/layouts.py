@@ -1,6 +1,7 @@
 """Folder layouts -> sources, and what a user types on a command line -> a source."""
 
 import shlex
+import unicodedata
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from kseg.labels import LabelSet, voc_colour
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg")
 _BUNDLED = Path(__file__).parent / "bundled"
 _FLAT = (None, "all")
+_VOC_LISTS = Path("ImageSets", "Segmentation")
 
 # fmt: off
 _VOC_NAMES = (
@@ -52,7 +54,7 @@ def _open_whole(spec, split):
     path = _existing(spec)
     if (path / "JPEGImages").is_dir():
         return voc(path, split)
-    if any(path.glob("*.shards.json")):
+    if _shards(path):
         return ShardSource(path, split)
     if (path / "labels.json").is_file() or (path / "images").is_dir():
         return folder(path, split)
@@ -60,47 +62,70 @@ def _open_whole(spec, split):
 
 
 def plain_images(spec):
-    """Paths of the images that lie in a folder without masks or labels; none for all else."""
+    """Paths of the images without masks that lie in a folder, or in images/ inside it; none where there are masks."""
     path = Path(str(spec))
-    if spec == "nuclei" or not path.is_dir() or (path / "labels.json").exists():
+    layouts = [path / name for name in ("labels.json", "masks", "JPEGImages")]
+    if spec == "nuclei" or not path.is_dir() or any(part.exists() for part in layouts) or _shards(path):
         return []
-    return sorted(file for file in path.iterdir() if _is_wanted(file, IMAGE_SUFFIXES))
+    return sorted(_images_in(path / "images" if (path / "images").is_dir() else path))
 
 
 def split_names(spec):
     """The splits of what a user names, as `open_source` takes them; [None] for images without splits.
 
     Raises:
-        InputError: no such folder, one of another layout, or a data set of TFDS, whose splits its page names.
+        InputError: no such folder, no list in one of VOC's layout, or a data set of TFDS, whose splits its page names.
     """
     spec = str(spec)
     if spec.startswith("tfds:"):
         raise InputError(f"{spec}: name the splits, such as --splits train")
     path = _BUNDLED / "nuclei" if spec == "nuclei" else _existing(spec)
     if (path / "JPEGImages").is_dir():
-        return sorted(file.stem for file in (path / "ImageSets" / "Segmentation").glob("*.txt"))
-    if shards := sorted(file.name.removesuffix(".shards.json") for file in path.glob("*.shards.json")):
-        return shards
-    return _splits_of(path / "images") or [None]
+        return sorted(_voc_lists(path))
+    return _shards(path) or _splits_of(path / "images") or [None]
 
 
 def mask_files(spec):
-    """Paths of all masks in a folder of either layout, whatever split they belong to.
+    """Paths of all masks in a folder of either layout that belong to a split of it.
 
     Raises:
         InputError: no such folder, or no masks in it.
     """
     path = _existing(str(spec))
-    folder = path / ("SegmentationClass" if (path / "JPEGImages").is_dir() else "masks")
-    found = sorted(file for file in folder.rglob("*") if _is_wanted(file, _MASK_SUFFIXES))
+    if (path / "JPEGImages").is_dir():
+        wanted = {stem for file in _voc_lists(path).values() for stem in _stems(file)}
+        found = [path / "SegmentationClass" / f"{stem}.png" for stem in sorted(wanted)]
+        found = [file for file in found if file.is_file()]
+    else:
+        levels = [path / "masks" / name for name in _splits_of(path / "masks")] or [path / "masks"]
+        found = [file for level in levels for _, file in sorted(_by_stem(level, _MASK_SUFFIXES).items())]
     if not found:
-        raise InputError(f"{folder}: no masks in it")
+        raise InputError(f"{path}: no masks in it")
     return found
+
+
+def unused_images(spec):
+    """What no split of a folder holds: {path: why}, images beside the folders of the splits and folders without images.
+
+    A split that lacks images is found when it is opened.
+    """
+    images = Path(str(spec)) / "images"
+    if not images.is_dir() or not (splits := _splits_of(images)):
+        return {}
+    beside = {str(file): "lies beside the folders of the splits" for file in sorted(_images_in(images))}
+    others = sorted(folder for folder in images.iterdir() if folder.is_dir() and folder.name not in splits)
+    return beside | {str(folder): "holds no images" for folder in others if not folder.name.startswith(".")}
+
+
+def _shards(path):
+    """The splits in a folder of shards."""
+    return sorted(file.name.removesuffix(".shards.json") for file in path.glob("*.shards.json"))
 
 
 def _existing(spec):
     if not Path(spec).is_dir():
-        raise InputError(f'{spec}: no such folder (--data takes a folder, "tfds:NAME" or "nuclei")')
+        missing = "is a file" if Path(spec).exists() else "no such folder"
+        raise InputError(f'{spec}: {missing} (wanted: a folder of images and masks, "tfds:NAME" or "nuclei")')
     return Path(spec)
 
 
@@ -152,15 +177,14 @@ def voc(path, split, labels=None):
         InputError: no such folder or list, an empty list, or a name that it holds twice.
     """
     path = Path(path)
-    lists = path / "ImageSets" / "Segmentation"
-    file = lists / f"{split}.txt"
-    if not file.is_file():
-        known = sorted(p.stem for p in lists.glob("*.txt")) if lists.is_dir() else []
-        raise InputError(f"{file}: no such split; {_listed(known)}")
+    lists = _voc_lists(path)
+    file = path / _VOC_LISTS / f"{split}.txt"
+    if split not in lists:
+        raise InputError(f"{file}: no such split; {_listed(sorted(lists))}")
     if labels is None:
         given = path / "labels.json"
         labels = LabelSet.load(given) if given.is_file() else _voc_labels()
-    stems = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
+    stems = _stems(file)
     twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
     if twice:
         raise InputError(f"{file}: names that it holds twice: {', '.join(twice[:5])}")
@@ -169,6 +193,18 @@ def voc(path, split, labels=None):
     found = _by_stem(path / "JPEGImages", IMAGE_SUFFIXES)
     images = [found.get(stem, path / "JPEGImages" / f"{stem}.jpg") for stem in stems]
     return FileSource(labels, images, [path / "SegmentationClass" / f"{stem}.png" for stem in stems])
+
+
+def _voc_lists(path):
+    """Split -> file that lists its names."""
+    found = {file.stem: file for file in (path / _VOC_LISTS).glob("*.txt")}
+    if not found:
+        raise InputError(f"{path / _VOC_LISTS}: no lists in it, such as train.txt with the name of an image a line")
+    return found
+
+
+def _stems(file):
+    return [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
 
 
 def _voc_labels():
@@ -189,8 +225,14 @@ def _split_folder(images, split):
     return images
 
 
-def _splits_of(images):
-    return sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+def _splits_of(folder):
+    """Names of the folders in images/ or masks/ that hold any."""
+    inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(path.name for path in inside if not path.name.startswith(".") and _images_in(path))
+
+
+def _images_in(folder):
+    return [file for file in folder.iterdir() if _is_wanted(file, IMAGE_SUFFIXES)]
 
 
 def _is_wanted(path, suffixes):
@@ -212,7 +254,7 @@ def _by_stem(folder, suffixes):
         if _is_wanted(path, suffixes):
             if path.name.encode(errors="ignore").decode() != path.name:
                 raise InputError(f"{folder}: holds a file whose name is not UTF-8: {path.name!a}; rename it")
-            found[path.stem].append(path)
+            found[unicodedata.normalize("NFC", path.stem)].append(path)  # é is one letter or two
     twice = sorted(sorted(path.name for path in paths) for paths in found.values() if len(paths) > 1)
     if twice:
         pairs = "; ".join(", ".join(names) for names in twice[:5])

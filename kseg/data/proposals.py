@@ -10,9 +10,11 @@ from kseg.errors import InputError
 from kseg.labels import VOID_COLOUR, LabelSet, voc_colour
 
 _IGNORE = 255
-# A colour is a class of its own if it covers this share of all pixels and is this far from those that cover more: at
-# the edges of what was drawn smoothly, or saved as JPEG, lie others.
-_SHARE, _DISTANCE = 5e-4, 60.0
+# A colour is a class if so much of all pixels lies inside areas of it, and so much of itself: what lies at edges that
+# were drawn smoothly does not.
+_SHARE, _INSIDE = 1e-4, 0.2
+# Where there are more colours than that, or JPEG has changed them, those near to a more frequent one are the same.
+_EXACT, _DISTANCE = 256, 60.0
 _MOST = 256
 
 
@@ -21,7 +23,7 @@ def propose_labels(masks, progress=iter):
 
     Grey and palette files hold indices: their classes reach to the greatest one, but for a lone 255, which marks
     unlabelled pixels. Grey files of a few values far apart, such as 0 and 255, and files of colours hold a colour a
-    class: those that cover many pixels and are not near to one that covers more.
+    class: those that fill areas.
 
     Args:
         masks: paths of all mask files.
@@ -30,57 +32,86 @@ def propose_labels(masks, progress=iter):
         LabelSet, whose classes are called "class_0", "class_1", ..., or "background" and "foreground" if two colours
         are black and white.
     Raises:
-        InputError: no masks, one that cannot be read, or more classes than there can be in masks (256).
+        InputError: no masks, one that cannot be read, one class alone, or more than there can be in masks (256).
     """
-    indices, colours, palette = Counter(), Counter(), None
+    seen = _Seen()
     for path in progress(masks):
-        contents, found = read_contents(path)
-        if contents.ndim == 3:
-            colours.update(_colour_counts(contents))
-        else:
-            indices.update(index_counts(contents))
-            palette = found if palette is None and not _is_grey(found) else palette
-    if not indices and not colours:
+        seen.add(*read_contents(path))
+    if not seen.colours:
         raise InputError("there are no masks to guess the classes from")
-    if not colours and _are_indices(indices):
-        return _indexed(indices, palette)
-    for index, pixels in indices.items():
-        colours[_drawn(index, palette)] += pixels
-    return _coloured(colours)
+    labels = _indexed(seen) if seen.are_indices() else _coloured(seen)
+    if len(labels) < 2:
+        few = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour, _ in seen.colours.most_common(5))
+        raise InputError(
+            f"the masks show one class alone (colours: {few}{', ...' if len(seen.colours) > 5 else ''}). If they hold "
+            f"more: JPEG changes indices, and a channel for transparency is not read; save them as grey or RGB PNG"
+        )
+    if len(labels) > _MOST:
+        raise InputError(f"the masks hold {len(labels)} classes: are they numbers of objects, or photographs?")
+    return labels
 
 
-def _are_indices(counts):
-    """Whether numbers lie as close together as those of classes do, of which a few may be absent."""
-    values = sorted(set(counts) - {_IGNORE})
-    return bool(values) and set(counts) != {0, _IGNORE} and values[-1] < 2 * len(values) + 8
+class _Seen:
+    """What the masks hold together.
+
+    Attributes:
+        indices: index -> pixels, of grey and palette files.
+        colours: (red, green, blue) -> pixels, as a viewer shows them.
+        inside: the same, of pixels whose neighbours to the right and below are like them.
+        palette: uint8 [n, 3] of the first file that has one, or None.
+        all_indices, lossy: whether all files hold indices; whether one is a JPEG.
+    """
+
+    def __init__(self):
+        self.indices, self.colours, self.inside = Counter(), Counter(), Counter()
+        self.palette, self.all_indices, self.lossy = None, True, False
+
+    def add(self, contents, palette, exact):
+        if contents.ndim == 2:
+            self.indices.update(index_counts(contents))
+            if self.palette is None and palette is not None and not _is_grey(palette):
+                self.palette = palette
+            contents = _drawn(contents, palette)
+        else:
+            self.all_indices = False
+        packed = contents.astype(np.int32) @ np.array([65536, 256, 1])
+        corner = packed[:-1, :-1]
+        inside = corner[(corner == packed[:-1, 1:]) & (corner == packed[1:, :-1])]
+        self.colours.update(_counts(packed))
+        self.inside.update(_counts(inside))
+        self.lossy |= not exact
+
+    def are_indices(self):
+        """Whether all is numbers that lie as close together as those of classes do, of which a few may be absent."""
+        values = sorted(set(self.indices) - {_IGNORE})
+        if not values or not self.all_indices or set(self.indices) == {0, _IGNORE}:
+            return False
+        return values[-1] < 2 * len(values) + 4 or (values[-1] > 255 and len(values) > 2)
 
 
-def _indexed(counts, palette):
-    top = max(counts)
-    ignore = _IGNORE if top == _IGNORE and _IGNORE - 1 not in counts else None
-    classes = 1 + max(index for index in counts if index != ignore)
-    _check_number(classes)
-    colours = [_drawn(index, palette) if palette is not None else voc_colour(index) for index in range(classes)]
-    return LabelSet(_names(classes), colours, ignore)
+def _indexed(seen):
+    top = max(seen.indices)
+    ignore = _IGNORE if top == _IGNORE and _IGNORE - 1 not in seen.indices else None
+    classes = 1 + max(index for index in seen.indices if index != ignore)
+    if seen.palette is None:
+        return LabelSet(_names(classes), [voc_colour(index) for index in range(classes)], ignore)
+    return LabelSet(_names(classes), _drawn(np.arange(classes), seen.palette).tolist(), ignore)
 
 
-def _coloured(counts):
+def _coloured(seen):
     """Label set of the colours, the most frequent first; black comes before them, being a background."""
-    least = _SHARE * sum(counts.values())
+    least, exact = _SHARE * sum(seen.colours.values()), not seen.lossy and len(seen.colours) <= _EXACT
     kept = []
-    for colour, pixels in counts.most_common():
-        if pixels >= least and all(np.linalg.norm(np.subtract(colour, other)) >= _DISTANCE for other in kept):
+    for colour, pixels in seen.inside.most_common():
+        near = any(np.linalg.norm(np.subtract(colour, other)) < _DISTANCE for other in kept)
+        edge = pixels < _INSIDE * seen.colours[colour] and not seen.lossy
+        if pixels >= least and not edge and (exact or not near):
             kept.append(colour)
     ignore = _IGNORE if VOID_COLOUR in kept else None
     kept = sorted((colour for colour in kept if colour != VOID_COLOUR), key=any)
-    _check_number(len(kept))
     two = set(kept) == {(0, 0, 0), (255, 255, 255)}
-    return LabelSet(("background", "foreground") if two else _names(len(kept)), kept, ignore, masks="colour")
-
-
-def _check_number(classes):
-    if classes > _MOST:
-        raise InputError(f"the masks hold {classes} classes: are they numbers of objects, or photographs?")
+    names = ("background", "foreground") if two else _names(len(kept))
+    return LabelSet(names or ("none",), kept or [(0, 0, 0)], ignore, masks="colour")
 
 
 def _names(classes):
@@ -89,19 +120,19 @@ def _names(classes):
 
 def _is_grey(palette):
     """Whether a palette only counts up from black, as some programs write for grey."""
-    return palette is None or (palette == np.arange(len(palette))[:, None]).all()
+    return (palette == np.arange(len(palette))[:, None]).all()
 
 
-def _drawn(index, palette):
-    """The colour that a viewer shows for a pixel of a grey or palette file."""
-    if palette is not None and index < len(palette):
-        return tuple(int(part) for part in palette[index])
-    return (min(index, 255),) * 3
+def _drawn(indices, palette):
+    """Integers [...] -> uint8 [..., 3]: the colours that a viewer shows for pixels of a grey or palette file."""
+    table = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    if palette is not None:
+        table[: len(palette)] = palette
+    return table[np.minimum(indices, 255)]
 
 
-def _colour_counts(contents):
+def _counts(packed):
     """(red, green, blue) -> pixels."""
-    packed = contents.reshape(-1, 3).astype(np.int32) @ np.array([65536, 256, 1])
     values, pixels = np.unique(packed, return_counts=True)
     rgb = np.stack([values >> 16, (values >> 8) & 255, values & 255], axis=-1)
     return dict(zip(map(tuple, rgb.tolist()), pixels.tolist(), strict=True))

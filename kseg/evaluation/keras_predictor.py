@@ -107,18 +107,22 @@ def naming_size(model, size_px):
     """Around a prediction: when a model cannot take images of a (height, width), say so.
 
     Raises:
-        InputError: instead of what the backend raises for shapes that do not fit each other.
+        InputError: instead of what the backend raises for shapes that do not fit each other, or for lack of memory.
     """
     try:
         yield
-    except MemoryError:
+    except InputError:
         raise
-    except Exception as error:  # each backend has its own for shapes that do not fit
-        height, width = size_px
-        raise InputError(
-            f"{model.name}: cannot compute an image of {height} x {width} ({one_line(error)}); choose a size that its "
-            f"strides divide, or let kseg.layers.PadToStride come first"
-        ) from error
+    except Exception as error:
+        name = f"{model.name}: cannot compute an image of {size_px[0]} x {size_px[1]} ({one_line(error)}); "
+        if "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "ResourceExhaustedError":
+            raise InputError(f"{name}the memory is too small for it: see it in windows (--window 512)") from error
+        # Of TensorFlow, which need not be the backend.
+        if isinstance(error, ValueError | TypeError) or type(error).__name__ == "InvalidArgumentError":
+            raise InputError(
+                f"{name}choose a size that its strides divide, or let kseg.layers.PadToStride come first"
+            ) from error
+        raise
 
 
 class _Classes(keras.layers.Layer):

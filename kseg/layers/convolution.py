@@ -4,32 +4,29 @@ import keras
 from keras import ops
 
 
-@ops.custom_gradient
-def _add(outputs, bias):
-    """outputs [B, H, W, C] + bias [C], where the gradient of the bias is summed in float32."""
-
-    def gradient(upstream):
-        by_bias = ops.sum(ops.cast(upstream, "float32"), (0, 1, 2))
-        return upstream, ops.cast(by_bias, bias.dtype)
-
-    return ops.add(outputs, bias), gradient
-
-
 class _SumsInFloat32:
-    """A convolution that says for itself how the gradient of its bias is summed while it trains in half precision.
+    """A convolution that adds its bias in such a way that the bias's gradient is summed in float32 in half precision.
 
-    It is a sum over all pixels. On CPUs JAX, and TensorFlow for transposed convolutions (for all with
-    TF_ENABLE_ONEDNN_OPTS=0), sum bfloat16 in bfloat16, where a sum that is 256 times what is added stops growing: for
-    eight maps of 128x128 less than a tenth of it is left.
+    That is a sum over all pixels. Of Keras's own layers, JAX on CPUs, and TensorFlow there for transposed convolutions
+    (for all with TF_ENABLE_ONEDNN_OPTS=0), sum it in bfloat16, where a sum that is 256 times what is added stops
+    growing: for eight maps of 128x128 less than a tenth of it is left.
     """
 
-    def call(self, inputs, training=None):
-        """Keras's operations and numbers, but for that gradient."""
+    def call(self, inputs):
+        """Keras's numbers; nothing but the gradient of the bias differs."""
         half = self.compute_dtype in ("bfloat16", "float16")
-        if not (training and half and self.use_bias and self.data_format == "channels_last"):
+        if not (half and self.use_bias and self.data_format == "channels_last"):
             return super().call(inputs)
         outputs = _add(self._convolve(inputs), ops.cast(self.bias, self.compute_dtype))
         return outputs if self.activation is None else self.activation(outputs)
+
+
+def _add(outputs, bias):
+    """outputs [B, H, W, C] + bias [C]."""
+    if keras.backend.backend() == "tensorflow":
+        # Its sums are in float32. The other way round Keras makes a BiasAdd of this, whose gradient is not.
+        return ops.add(bias, outputs)
+    return ops.cast(ops.cast(outputs, "float32") + ops.cast(bias, "float32"), outputs.dtype)
 
 
 @keras.saving.register_keras_serializable("kseg")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kseg import layers
+from kseg.errors import InputError
 
 _PREDICTS_LIKE = {
     layers.BatchNormalization: keras.layers.BatchNormalization,
@@ -156,6 +157,11 @@ def _read_into(graph, model, images):
             if node.is_input:
                 continue
             args, kwargs = keras.tree.map_structure(as_value, (node.arguments.args, dict(node.arguments.kwargs)))
+            if getattr(node.operation, "lora_enabled", False):
+                raise InputError(
+                    f"{node.operation.name}: has weights of LoRA beside its own; save the weights, which adds "
+                    f"them up, and load them into one without"
+                )
             outputs = [Value(tensor.shape) for tensor in node.outputs]
             if _is_functional(node.operation):
                 given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Value)]

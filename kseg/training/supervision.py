@@ -20,6 +20,17 @@ class DeeplySupervised(keras.Model):
 
     weight = 0.4
 
+    def get_config(self):
+        return {**super().get_config(), "weight": self.weight}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        weight = config.pop("weight", cls.weight)
+        model = super().from_config(config, custom_objects)
+        model.weight = weight
+        return model
+
     @property
     def prediction(self):
         return keras.Model(self.input, self.outputs[0], name=self.name)

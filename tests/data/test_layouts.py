@@ -130,12 +130,31 @@ def test_pascal_voc_mistakes(tmp_path):
         data.open_source(tmp_path, "test")
     with pytest.raises(InputError, match="an empty split"):
         data.open_source(tmp_path, "empty")
+    assert data.split_names(tmp_path) == ["empty", "train", "val"]
+    assert len(data.mask_files(tmp_path)) == 3
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\na\n")
     with pytest.raises(InputError, match="holds twice: a"):
         data.open_source(tmp_path, "train")
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("2007_000032\nmissing\n")
     problems = data.scan(data.open_source(tmp_path, "train")).problems
     assert [message.split(";")[0] for _, message in problems] == ["no such file", "has no mask"]
+
+
+def test_pascal_voc_without_lists(tmp_path):
+    (tmp_path / "JPEGImages").mkdir()
+    for call in (data.split_names, lambda folder: data.open_source(folder, "train"), data.mask_files):
+        with pytest.raises(InputError, match="Segmentation: no lists in it, such as train.txt"):
+            call(tmp_path)
+
+
+def test_a_letter_of_two_signs_is_one_letter(tmp_path):
+    """macOS writes é as e and an accent, most others as one sign."""
+    dataset(tmp_path, ("e\u0301t\u00e9",))
+    mask = tmp_path / "masks" / "train" / "e\u0301t\u00e9.png"
+    mask.rename(mask.with_name("\u00e9te\u0301.png"))
+    source = data.open_source(tmp_path, "train")
+    assert source.orphans == ()
+    assert data.scan(source).problems == ()
 
 
 def test_the_bundled_nuclei():

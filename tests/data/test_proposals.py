@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from handmade import dataset
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from kseg import data
 from kseg.errors import InputError
@@ -59,14 +59,29 @@ def test_greys_far_apart_are_colours(tmp_path):
     assert (labels.colours, labels.masks) == (((0, 0, 0), (127, 127, 127), (255, 255, 255)), "colour")
 
 
+def test_greys_near_to_each_other_are_told_apart(tmp_path):
+    """Numbers of Cityscapes: too far apart for indices, and exact."""
+    labels = _guess(tmp_path, _columns(7, 11, 21, 23, 26, 33))
+    assert sorted(labels.colours) == [(value,) * 3 for value in (7, 11, 21, 23, 26, 33)]
+
+
 def test_colours_without_what_lies_between(tmp_path):
-    """Red covers most; black comes first, being a background; the smooth edge is no class."""
+    """Blue covers most; black comes first, being a background; smooth edges and single pixels are no classes."""
     red, blue, black = (255, 0, 0), (0, 0, 255), (0, 0, 0)
-    mask = _columns(red, blue, red, black, red)
+    mask = _columns(red, blue, blue, black)
     mask[:, 9] = (215, 0, 40)
-    mask[0, 0] = (0, 255, 0)  # one pixel of 1,000
+    mask[0, 0] = (0, 255, 0)
     labels = _guess(tmp_path, mask)
-    assert (labels.colours, labels.masks, labels.ignore) == ((black, red, (0, 0, 255), (0, 255, 0)), "colour", None)
+    assert (labels.colours, labels.masks, labels.ignore) == ((black, blue, red), "colour", None)
+
+
+def test_smooth_masks(tmp_path):
+    discs = Image.new("RGB", (400, 400))
+    draw = ImageDraw.Draw(discs)
+    draw.ellipse([20, 20, 200, 200], fill=(128, 64, 128))
+    draw.ellipse([180, 180, 390, 390], fill=(220, 20, 60))
+    labels = _guess(tmp_path, np.array(discs.resize((150, 150), Image.Resampling.BICUBIC)))
+    assert labels.colours == ((0, 0, 0), (220, 20, 60), (128, 64, 128))
 
 
 def test_masks_as_jpeg_are_colours(tmp_path):
@@ -88,6 +103,18 @@ def test_numbers_of_objects_are_refused(tmp_path):
     Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="400 classes: are they numbers of objects"):
         data.propose_labels([tmp_path / "a.png"])
+
+
+def test_one_class_alone_is_no_guess(tmp_path):
+    """Indices saved as JPEG, and a mask in the channel for transparency."""
+    Image.fromarray(np.uint8(_columns(0, 1, 2))).save(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="one class alone .*JPEG changes indices"):
+        data.propose_labels([tmp_path / "a.jpg"])
+    Image.merge("RGBA", [Image.new("L", (30, 20), 255)] * 3 + [Image.fromarray(np.uint8(_columns(0, 255, 0)))]).save(
+        tmp_path / "b.png"
+    )
+    with pytest.raises(InputError, match="one class alone .*a channel for transparency is not read"):
+        data.propose_labels([tmp_path / "b.png"])
 
 
 def test_what_is_wrong_names_the_file(tmp_path):
@@ -118,6 +145,36 @@ def test_a_folder_without_labels_says_how_to_get_them(tmp_path):
         InputError, match=r"labels.json: no such file; `python tools/check.py .* --propose` guesses one"
     ):
         data.open_source(tmp_path, "train")
+
+
+def test_what_no_split_holds(tmp_path):
+    images = dataset(tmp_path, split="train") / "images"
+    assert data.unused_images(tmp_path) == {}
+    (images / ".hidden").mkdir()
+    (images / "empty").mkdir()
+    (images / "train" / "a.jpg").rename(images / "a.jpg")
+    why = {"a.jpg": "lies beside the folders of the splits", "empty": "holds no images"}
+    assert data.unused_images(tmp_path) == {str(images / name): reason for name, reason in why.items()}
+    assert data.split_names(tmp_path) == ["train"]
+
+
+def test_masks_behind_links_count(tmp_path):
+    dataset(tmp_path / "there", split="train")
+    (tmp_path / "here" / "masks").mkdir(parents=True)
+    (tmp_path / "here" / "masks" / "train").symlink_to(tmp_path / "there" / "masks" / "train")
+    assert [path.name for path in data.mask_files(tmp_path / "here")] == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("also", ["JPEGImages", "masks", "labels.json", "train.shards.json"])
+def test_images_beside_a_data_set_are_not_taken_for_it(also, tmp_path):
+    dataset(tmp_path / "set", split=".")
+    photos = tmp_path / "set" / "images"
+    assert [path.name for path in data.plain_images(photos)] == ["a.jpg", "b.jpg", "c.jpg"]
+    (tmp_path / "one").mkdir()
+    photos.rename(tmp_path / "one" / "images")
+    assert len(data.plain_images(tmp_path / "one")) == 3
+    (tmp_path / "one" / also).mkdir()
+    assert data.plain_images(tmp_path / "one") == []
 
 
 def test_names_of_splits(tmp_path):

@@ -79,6 +79,25 @@ def test_a_size_that_the_network_cannot_take_is_named():
             predict(np.zeros((1, 7, 8, 3), np.uint8))
 
 
+def test_lack_of_memory_and_faults_of_ours_are_told_apart(predictor, monkeypatch):
+    image = np.zeros((1, 6, 8, 3), np.uint8)
+    for error, told, message in (
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), InputError, "the memory is too small .*--window"),
+        (RuntimeError("what is this"), RuntimeError, "what is this"),
+        (CheckError("not finite"), CheckError, "not finite"),
+    ):
+        monkeypatch.setattr(predictor.model, "predict_on_batch", _raising(error))
+        with pytest.raises(told, match=message):
+            predictor(image)
+
+
+def _raising(error):
+    def predict_on_batch(images):
+        raise error
+
+    return predict_on_batch
+
+
 def test_scores_of_another_size_are_refused():
     inputs = keras.Input((None, None, 3))
     predictor = KerasPredictor(keras.Model(inputs, keras.layers.Conv2D(3, 3)(inputs)), LabelSet.numbered(3))

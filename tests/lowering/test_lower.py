@@ -85,6 +85,9 @@ def test_refused():
     image = keras.Input((8, 8, 3))
     with pytest.raises(InputError, match="1 inputs and 2 outputs"):
         lower(keras.Model(image, [image, image]), None)
+    with_lora = keras.layers.Conv2D(2, 1, lora_rank=1, name="tuned")
+    with pytest.raises(InputError, match="tuned: has weights of LoRA"):
+        lower(keras.Model(image, with_lora(image)), None)
 
     class Own(keras.Model):
         pass

@@ -63,6 +63,11 @@ def test_what_is_kept_is_the_network_itself(sample, tmp_path):
     np.testing.assert_array_equal(loaded.predict_on_batch(images), trainer.predict_on_batch(images)[0])
 
 
+def test_a_saved_trainer_keeps_its_weight(tmp_path):
+    _trainer().save(tmp_path / "trainer.keras")
+    assert keras.models.load_model(tmp_path / "trainer.keras").weight == 0.5
+
+
 @pytest.mark.parametrize("at", [(), ("decode_3",), ("images", "no")])
 def test_layers_that_are_not_there(at):
     with pytest.raises(ValueError, match="`at` must name layers"):
