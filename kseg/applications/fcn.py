@@ -170,22 +170,25 @@ def _encode(x, fc_units, dropout, alpha, alignment):
 
 
 def _decode(features, skips, classes, alignment, trainable):
-    """Scores at stride 32, enlarged and added to those of each skip, then enlarged to stride 1."""
+    """Scores at stride 32, enlarged and added to those of each skip, then enlarged to stride 1.
+
+    All in float32, as the logits are: rounding them in between would cost precision and saves no time.
+    """
     stride, scores = 32, _score(features[32], 32, classes)
     for skip in skips:
         scores = _enlarge(scores, stride, skip, classes, alignment, trainable)
         finer = _score(features[skip], skip, classes)
         if alignment == "caffe":
             offset = _CAFFE_SKIP_PX[skip]
-            finer = CropLike((offset, offset), name=f"crop_{skip}")([finer, scores])
-        scores = layers.Add(name=f"fuse_{skip}")([scores, finer])
+            finer = CropLike((offset, offset), dtype="float32", name=f"crop_{skip}")([finer, scores])
+        scores = layers.Add(dtype="float32", name=f"fuse_{skip}")([scores, finer])
         stride = skip
     return _enlarge(scores, stride, 1, classes, alignment, trainable)
 
 
 def _score(features, stride, classes):
     # Zero scores add nothing, so a finer network starts out saying what the coarser one said (section 4.2).
-    return Conv2D(classes, 1, kernel_initializer="zeros", name=f"score_{stride}")(features)
+    return Conv2D(classes, 1, kernel_initializer="zeros", dtype="float32", name=f"score_{stride}")(features)
 
 
 def _enlarge(scores, stride, target, classes, alignment, trainable):
@@ -198,6 +201,7 @@ def _enlarge(scores, stride, target, classes, alignment, trainable):
         use_bias=False,
         kernel_initializer=BilinearInitializer(),
         trainable=trainable,
+        dtype="float32",
         name=f"upsample_{stride}_{target}",
     )(scores)
 

@@ -39,7 +39,7 @@ def head(scores, images, classifier_activation, offset=(0, 0)):
         offset: (top, left) of the cut; None: `scores` stays as large as it is.
     """
     if offset is not None:
-        scores = CropLike(offset, name="crop")([scores, images])
+        scores = CropLike(offset, dtype="float32", name="crop")([scores, images])
     logits = layers.Activation("linear", dtype="float32", name="logits")(scores)
     if classifier_activation is None:
         return logits

@@ -98,7 +98,8 @@ def UNet(
         features = _contract(x, filters, depth, padding, batch_normalization, dropout)
     x = _expand(features, filters, padding, upsampling, batch_normalization)
     if include_top:
-        scores = Conv2D(classes, 1, kernel_initializer="he_normal", name="score_1")(x)
+        # In float32, as the logits are: rounding them to bfloat16 would be felt in all gradients.
+        scores = Conv2D(classes, 1, kernel_initializer="he_normal", dtype="float32", name="score_1")(x)
         x = head(scores, images, classifier_activation, offset=(0, 0) if padding == "same" else None)
     elif padding == "same":
         x = CropLike((0, 0), name="crop")([x, images])

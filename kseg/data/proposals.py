@@ -103,9 +103,11 @@ def _coloured(seen):
     least, exact = _SHARE * sum(seen.colours.values()), not seen.lossy and len(seen.colours) <= _EXACT
     kept = []
     for colour, pixels in seen.inside.most_common():
-        near = any(np.linalg.norm(np.subtract(colour, other)) < _DISTANCE for other in kept)
-        edge = pixels < _INSIDE * seen.colours[colour] and not seen.lossy
-        if pixels >= least and not edge and (exact or not near):
+        if pixels < least:
+            break
+        near = not exact and any(np.linalg.norm(np.subtract(colour, other)) < _DISTANCE for other in kept)
+        edge = not seen.lossy and pixels < _INSIDE * seen.colours[colour]
+        if not near and not edge:
             kept.append(colour)
     ignore = _IGNORE if VOID_COLOUR in kept else None
     kept = sorted((colour for colour in kept if colour != VOID_COLOUR), key=any)
