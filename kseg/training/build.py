@@ -48,6 +48,8 @@ def build_network(recipe, classes):
     """
     builder = _find(NETWORKS, recipe.model, "network")
     options = {name: getattr(recipe, name) for name in _NETWORK_FIELDS if getattr(recipe, name) is not None}
+    if recipe.weights and recipe.backbone_weights == "imagenet":
+        del options["backbone_weights"]  # a trained network brings its own; they would be fetched for nothing
     unknown = set(options) - set(inspect.signature(builder).parameters)
     if unknown:
         raise InputError(f"{recipe.model} has no option {', '.join(sorted(unknown))}; set it to none in the recipe")

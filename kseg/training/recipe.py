@@ -16,7 +16,8 @@ class Recipe:
     Attributes:
         model: name of a builder in kseg.applications.
         backbone: U-Net's pre-trained encoder, "vgg16" or "mobilenet_v2".
-        backbone_weights: "imagenet", or the path of a file with the backbone's weights.
+        backbone_weights: "imagenet", or the path of a file with the backbone's weights. With `weights`, a trained
+            network, "imagenet" is not fetched.
         alpha: multiplies the channels of the backbone.
         weights: path of a trained network to start from; layers that match by name and shape are copied.
         quantization_aware: fine-tune the network of `weights` for 8 bits (kseg.lowering.quantization_aware).

@@ -1,7 +1,10 @@
 import dataclasses
 
+import keras
+import numpy as np
 import pytest
 
+from kseg.applications import FCN32s
 from kseg.errors import InputError
 from kseg.labels import LabelSet
 from kseg.training.build import build_loss, build_network
@@ -96,3 +99,15 @@ def test_an_unknown_recipe_lists_those_that_exist():
 def test_alpha_narrows_the_backbone():
     network = build_network(find_recipe("nuclei_unet_mobilenet"), classes=2)
     assert network.get_layer("Conv1").filters == 16  # 32 with alpha 1
+
+
+def test_a_trained_network_needs_no_backbone_from_elsewhere(tmp_path, monkeypatch):
+    """Without a way to ImageNet's weights, the finer network starts from the coarser one."""
+    monkeypatch.setattr("kseg.applications.fcn.load_vgg16", pytest.fail)
+    small = {"fc_units": 8, "alpha": 0.125}
+    FCN32s(classes=2, **small).save(tmp_path / "coarse.keras")
+    network = build_network(
+        Recipe(model="FCN16s", backbone_weights="imagenet", weights=str(tmp_path / "coarse.keras"), **small), 2
+    )
+    coarse = keras.saving.load_model(tmp_path / "coarse.keras")
+    np.testing.assert_array_equal(network.get_layer("block1_conv1").kernel, coarse.get_layer("block1_conv1").kernel)
