@@ -1,7 +1,7 @@
 """From disk, TFDS or memory to tf.data batches of (images, labels).
 
-The way of the data: a *source* (sources.py, layouts.py, tfds.py; cache.py wraps one) knows its label set, which
-proposals.py guesses where there is none, and reads sample i; `scan` checks every sample; `training_batches` and
+The way of the data: a *source* (sources.py, layouts.py, memory.py, tfds.py; cache.py wraps one) knows its label set,
+which proposals.py guesses where there is none, and reads sample i; `scan` checks every sample; `training_batches` and
 `evaluation_batches` make the batches. Reading the files needs only NumPy and Pillow (headers.py, files.py); TensorFlow
 is imported when a batch is wanted, TFDS and albumentations when they are used, so every name here is imported on its
 first use (PEP 562).
@@ -16,7 +16,7 @@ _HOMES = {
     "FileSource": "sources",
     "Subset": "sources",
     "join": "sources",
-    "arrays": "sources",
+    "arrays": "memory",
     "spread": "sources",
     "folder": "layouts",
     "voc": "layouts",
