@@ -53,16 +53,14 @@ def main(argv=None):
     for first, second in itertools.combinations(sources, 2):
         if known := data.shared(sources[first], sources[second]):
             print(f"{known} images of {second} are in {first}, too: scores on them say little about new images")
-    problems = dict.fromkeys(problem for report in reports.values() for problem in report.problems)
-    for file, message in problems:
-        print(f"{file}: {message}", file=sys.stderr)
+    problems = data.tell_problems(reports.values())
     if args.picture:
         good = [data.without(source, reports[split]) for split, source in sources.items()]
         samples = [sample for source in good for sample in data.spread(source, args.images)]
         pictures.save_samples(samples, labels, args.picture)
         print(f"{args.picture}: {args.images} images of each split")
     if problems:
-        raise CheckError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data, listed above")
+        raise CheckError(f"{problems}, listed above")
     print("All images and masks can be read, and fit each other")
     return 0
 

@@ -48,6 +48,16 @@ _UPRIGHT = {
 }
 
 
+def images_in(folder):
+    """Paths of the files in a folder that are images by their names, in order, without hidden ones."""
+    return sorted(file for file in folder.iterdir() if is_visible(file, IMAGE_SUFFIXES))
+
+
+def is_visible(path, suffixes):
+    """Whether a file's name has one of these endings and does not begin with a dot."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
 def image_files(paths):
     """The files that paths stand for: of a folder those in it that are images by their names, in order.
 
@@ -58,7 +68,7 @@ def image_files(paths):
     for path in map(Path, paths):
         inside = [path]
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            inside = images_in(path)
         if not inside:
             raise InputError(f"{path}: a folder without images")
         found += inside

@@ -6,7 +6,7 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
-from kseg.data.files import IMAGE_SUFFIXES
+from kseg.data.files import IMAGE_SUFFIXES, images_in, is_visible
 from kseg.data.shards import ShardSource
 from kseg.data.sources import FileSource
 from kseg.data.splits import open_split
@@ -67,7 +67,7 @@ def plain_images(spec):
     layouts = [path / name for name in ("labels.json", "masks", "JPEGImages")]
     if spec == "nuclei" or not path.is_dir() or any(part.exists() for part in layouts) or _shards(path):
         return []
-    return sorted(_images_in(path / "images" if (path / "images").is_dir() else path))
+    return images_in(path / "images" if (path / "images").is_dir() else path)
 
 
 def split_names(spec):
@@ -110,9 +110,9 @@ def unused_images(spec):
     A split that lacks images is found when it is opened.
     """
     images = Path(str(spec)) / "images"
-    if not images.is_dir() or not (splits := _splits_of(images)):
+    if spec == "nuclei" or not images.is_dir() or not (splits := _splits_of(images)):
         return {}
-    beside = {str(file): "lies beside the folders of the splits" for file in sorted(_images_in(images))}
+    beside = {str(file): "lies beside the folders of the splits" for file in images_in(images)}
     others = sorted(folder for folder in images.iterdir() if folder.is_dir() and folder.name not in splits)
     return beside | {str(folder): "holds no images" for folder in others if not folder.name.startswith(".")}
 
@@ -228,15 +228,7 @@ def _split_folder(images, split):
 def _splits_of(folder):
     """Names of the folders in images/ or masks/ that hold any."""
     inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(path.name for path in inside if not path.name.startswith(".") and _images_in(path))
-
-
-def _images_in(folder):
-    return [file for file in folder.iterdir() if _is_wanted(file, IMAGE_SUFFIXES)]
-
-
-def _is_wanted(path, suffixes):
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+    return sorted(path.name for path in inside if not path.name.startswith(".") and images_in(path))
 
 
 def _listed(known):
@@ -251,7 +243,7 @@ def _by_stem(folder, suffixes):
     """
     found = defaultdict(list)
     for path in folder.iterdir() if folder.is_dir() else ():
-        if _is_wanted(path, suffixes):
+        if is_visible(path, suffixes):
             if path.name.encode(errors="ignore").decode() != path.name:
                 raise InputError(f"{folder}: holds a file whose name is not UTF-8: {path.name!a}; rename it")
             found[unicodedata.normalize("NFC", path.stem)].append(path)  # é is one letter or two

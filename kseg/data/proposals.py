@@ -39,16 +39,18 @@ def propose_labels(masks, progress=iter):
         seen.add(*read_contents(path))
     if not seen.colours:
         raise InputError("there are no masks to guess the classes from")
-    labels = _indexed(seen) if seen.are_indices() else _coloured(seen)
-    if len(labels) < 2:
+    colours, ignore, masks = _indexed(seen) if seen.are_indices() else _coloured(seen)
+    if len(colours) < 2:
         few = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour, _ in seen.colours.most_common(5))
         raise InputError(
             f"the masks show one class alone (colours: {few}{', ...' if len(seen.colours) > 5 else ''}). If they hold "
             f"more: JPEG changes indices, and a channel for transparency is not read; save them as grey or RGB PNG"
         )
-    if len(labels) > _MOST:
-        raise InputError(f"the masks hold {len(labels)} classes: are they numbers of objects, or photographs?")
-    return labels
+    if len(colours) > _MOST:
+        raise InputError(f"the masks hold {len(colours)} classes: are they numbers of objects, or photographs?")
+    two = masks == "colour" and set(colours) == {(0, 0, 0), (255, 255, 255)}
+    names = ("background", "foreground") if two else tuple(f"class_{index}" for index in range(len(colours)))
+    return LabelSet(names, colours, ignore, masks)
 
 
 class _Seen:
@@ -90,16 +92,17 @@ class _Seen:
 
 
 def _indexed(seen):
+    """(colours of the classes, ignore, "index")."""
     top = max(seen.indices)
     ignore = _IGNORE if top == _IGNORE and _IGNORE - 1 not in seen.indices else None
-    classes = 1 + max(index for index in seen.indices if index != ignore)
+    classes = range(1 + max(index for index in seen.indices if index != ignore))
     if seen.palette is None:
-        return LabelSet(_names(classes), [voc_colour(index) for index in range(classes)], ignore)
-    return LabelSet(_names(classes), _drawn(np.arange(classes), seen.palette).tolist(), ignore)
+        return [voc_colour(index) for index in classes], ignore, "index"
+    return _drawn(np.array(classes), seen.palette).tolist(), ignore, "index"
 
 
 def _coloured(seen):
-    """Label set of the colours, the most frequent first; black comes before them, being a background."""
+    """(colours of the classes, ignore, "colour"): the most frequent first, but black, being a background, before it."""
     least, exact = _SHARE * sum(seen.colours.values()), not seen.lossy and len(seen.colours) <= _EXACT
     kept = []
     for colour, pixels in seen.inside.most_common():
@@ -110,14 +113,7 @@ def _coloured(seen):
         if not near and not edge:
             kept.append(colour)
     ignore = _IGNORE if VOID_COLOUR in kept else None
-    kept = sorted((colour for colour in kept if colour != VOID_COLOUR), key=any)
-    two = set(kept) == {(0, 0, 0), (255, 255, 255)}
-    names = ("background", "foreground") if two else _names(len(kept))
-    return LabelSet(names or ("none",), kept or [(0, 0, 0)], ignore, masks="colour")
-
-
-def _names(classes):
-    return tuple(f"class_{index}" for index in range(classes))
+    return sorted((colour for colour in kept if colour != VOID_COLOUR), key=any), ignore, "colour"
 
 
 def _is_grey(palette):

@@ -107,15 +107,17 @@ def all_checked(sources, skip_bad=False, log=print):
     reports = [scan(source) for source in sources]
     if inexact := sum(report.inexact_pixels for report in reports):
         log(f"{inexact} mask pixels had no colour of the label set; the nearest one counts")
-    problems = list(dict.fromkeys(problem for report in reports for problem in report.problems))
+    if (told := tell_problems(reports)) and not skip_bad:
+        raise InputError(f"{told}; mend them, or leave these images out with --skip-bad")
+    return [_good(source, report, log) for source, report in zip(sources, reports, strict=True)]
+
+
+def tell_problems(reports):
+    """Print every problem once, a line each, on stderr; returns how many, as "3 problems in the data", or ""."""
+    problems = dict.fromkeys(problem for report in reports for problem in report.problems)
     for file, message in problems:
         print(f"{file}: {message}", file=sys.stderr)
-    if problems and not skip_bad:
-        raise InputError(
-            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data; mend them, or leave these images "
-            f"out with --skip-bad"
-        )
-    return [_good(source, report, log) for source, report in zip(sources, reports, strict=True)]
+    return f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data" if problems else ""
 
 
 def _good(source, report, log):
@@ -163,9 +165,10 @@ def naming_bad_files(source):
 def _undecodable(source):
     """(file, message) of each sample that TensorFlow cannot decode."""
     tf = tensorflow()
+    read = tf.function(source.read)  # as in tf.data; called eagerly, Pillow's reader would get other paths
     for index in range(len(source)):
         try:
-            source.read(tf.constant(index, tf.int64))
+            read(tf.constant(index, tf.int64))
         except tf.errors.OpError as error:
             yield source.files(index)[0], f"TensorFlow cannot decode it or its mask; save both anew ({one_line(error)})"
 

@@ -294,5 +294,10 @@ def spread(source, most):
     """
     if not len(source.names):
         raise InputError("the data holds no image")
-    count = min(most, len(source.names))
-    return [source.load(place * len(source.names) // count) for place in range(count)]
+    return [source.load(place) for place in spaced(len(source.names), most)]
+
+
+def spaced(total, most):
+    """At most `most` of the numbers 0 .. total - 1, spread evenly: list of int."""
+    count = min(most, total)
+    return [place * total // count for place in range(count)]

@@ -111,8 +111,6 @@ def naming_size(model, size_px):
     """
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
         name = f"{model.name}: cannot compute an image of {size_px[0]} x {size_px[1]} ({one_line(error)}); "
         if "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "ResourceExhaustedError":

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kseg.data import open_source, plain_images, read_image, spread
+from kseg.data import open_source, plain_images, read_image, spaced, spread
 from kseg.errors import InputError
 from kseg.runtime.resize import resize
 
@@ -102,8 +102,7 @@ def data_name(data, split):
 def _photos(data, most):
     """At most `most` images of a folder without masks, spread evenly: tuple of uint8 [h, w, 3]."""
     paths = plain_images(data)
-    count = min(most, len(paths))
-    return tuple(read_image(paths[place * len(paths) // count]) for place in range(count))
+    return tuple(read_image(paths[place]) for place in spaced(len(paths), most))
 
 
 def choose(source, most):

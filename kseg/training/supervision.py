@@ -83,7 +83,8 @@ def deeply_supervised(network, at, weight=0.4):
         features = network.get_layer(name).output
         if len(features.shape) != 4:
             raise ValueError(f"`at` must name layers with outputs [B, h, w, C]. Received: {name}, {features.shape}")
-        scores = Conv2D(classes, 1, kernel_initializer="he_normal", name=f"auxiliary_{name}")(features)
+        options = {"kernel_initializer": "he_normal", "dtype": "float32", "name": f"auxiliary_{name}"}
+        scores = Conv2D(classes, 1, **options)(features)
         outputs.append(layers.Activation("linear", dtype="float32", name=f"auxiliary_{name}_logits")(scores))
     model = DeeplySupervised(network.input, outputs, name=network.name)
     model.weight = float(weight)

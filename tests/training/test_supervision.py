@@ -63,6 +63,15 @@ def test_what_is_kept_is_the_network_itself(sample, tmp_path):
     np.testing.assert_array_equal(loaded.predict_on_batch(images), trainer.predict_on_batch(images)[0])
 
 
+def test_coarse_scores_are_float32_under_every_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trainer = deeply_supervised(UNet(classes=3, filters=4, depth=2), AT)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {layer.compute_dtype for layer in trainer.layers if layer.name.startswith("auxiliary")} == {"float32"}
+
+
 def test_a_saved_trainer_keeps_its_weight(tmp_path):
     _trainer().save(tmp_path / "trainer.keras")
     assert keras.models.load_model(tmp_path / "trainer.keras").weight == 0.5
