@@ -140,15 +140,16 @@ def test_a_file_that_only_tensorflow_refuses_is_named(tmp_path):
 def test_it_is_named_beside_masks_that_pillow_reads(tmp_path):
     """Colour masks do not go through TensorFlow's decoders, the image with the wrong checksum does."""
     labels = LabelSet(("black", "white"), ((0, 0, 0), (255, 255, 255)), masks="colour")
-    images, masks = [tmp_path / "a.png"], [tmp_path / "a_mask.png"]
-    save(images[0], picture(24, 30))
-    save(masks[0], 255 * indices(24, 30, classes=2))
-    content = bytearray(images[0].read_bytes())
+    images, masks = [tmp_path / "a.png", tmp_path / "b.png"], [tmp_path / "a_mask.png", tmp_path / "b_mask.png"]
+    for image, mask in zip(images, masks, strict=True):
+        save(image, picture(24, 30))
+        save(mask, 255 * indices(24, 30, classes=2))
+    content = bytearray(images[1].read_bytes())
     content[content.rindex(b"IEND") - 5] ^= 1
-    images[0].write_bytes(content)
+    images[1].write_bytes(content)
     source = data.FileSource(labels, images, masks)
     assert data.scan(source).problems == ()
-    with pytest.raises(InputError, match=r"a\.png: TensorFlow cannot decode it"), data.naming_bad_files(source):
+    with pytest.raises(InputError, match=r"b\.png: TensorFlow cannot decode it"), data.naming_bad_files(source):
         list(data.evaluation_batches(source))
 
 
