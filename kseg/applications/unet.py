@@ -1,16 +1,20 @@
 """U-Net (Ronneberger, Fischer, Brox 2015)."""
 
-from functools import partial
-
 import keras
 from keras import layers
 
-from kseg.applications.backbones import BN_MOMENTUM, mobilenet_v2, vgg16
+from kseg.applications.backbones import BN_MOMENTUM, PREPROCESSING, mobilenet_v2, vgg16
 from kseg.applications.scaffold import check_choice, check_count, check_positive, check_share, head, image_input
-from kseg.applications.weights import load_mobilenet_v2, load_vgg16, load_weights
-from kseg.layers import BatchNormalization, Conv2D, Conv2DTranspose, CropLike, DoubleSize, PadToStride, Preprocess
-
-_PREPROCESSING = {None: "unit", "vgg16": "caffe", "mobilenet_v2": "tf"}
+from kseg.applications.weights import load_backbone, load_weights
+from kseg.layers import (
+    BatchNormalization,
+    BilinearUpsampling,
+    Conv2D,
+    Conv2DTranspose,
+    CropLike,
+    PadToStride,
+    Preprocess,
+)
 
 
 def UNet(
@@ -79,7 +83,7 @@ def UNet(
     check_positive("alpha", alpha)
     check_choice("padding", padding, ("same", "valid"))
     check_choice("upsampling", upsampling, ("transpose", "bilinear"))
-    check_choice("backbone", backbone, tuple(_PREPROCESSING))
+    check_choice("backbone", backbone, (None, *PREPROCESSING))
     if backbone and padding == "valid":
         raise ValueError('a backbone works with `padding="same"` only. Received: padding="valid"')
     if backbone_weights is not None and not backbone:
@@ -89,7 +93,8 @@ def UNet(
     images, inputs = image_input(input_tensor, input_shape)
     if padding == "valid":
         _check_valid(images.shape[1:3], depth)
-    x = Preprocess(_PREPROCESSING[backbone], name="preprocess")(images) if include_preprocessing else images
+    scaling = PREPROCESSING[backbone] if backbone else "unit"
+    x = Preprocess(scaling, name="preprocess")(images) if include_preprocessing else images
     if padding == "same":
         x = PadToStride(32 if backbone else 2**depth, name="pad")(x)
     if backbone:
@@ -105,8 +110,7 @@ def UNet(
         x = CropLike((0, 0), name="crop")([x, images])
     model = keras.Model(inputs, x, name=name)
     if backbone_weights is not None:
-        load = load_vgg16 if backbone == "vgg16" else partial(load_mobilenet_v2, alpha=alpha)
-        load(model, backbone_weights)
+        load_backbone(model, backbone, backbone_weights, alpha)
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -175,7 +179,7 @@ def _enlarge(x, channels, upsampling, stride):
     name = f"upsample_{stride}"
     if upsampling == "transpose":
         return Conv2DTranspose(channels, 2, strides=2, kernel_initializer="he_normal", name=name)(x)
-    x = DoubleSize(name=name)(x)
+    x = BilinearUpsampling(2, name=name)(x)
     return Conv2D(channels, 2, padding="same", kernel_initializer="he_normal", name=f"{name}_conv")(x)
 
 

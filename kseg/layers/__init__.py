@@ -14,16 +14,16 @@ from kseg.layers.quantisation import (
     RoundedImage,
     RoundToStep,
 )
-from kseg.layers.sizes import CropLike, DoubleSize, PadToStride
+from kseg.layers.sizes import BilinearUpsampling, CropLike, PadToStride
 
 __all__ = [
     "QUANTIZED",
     "BatchNormalization",
     "BilinearInitializer",
+    "BilinearUpsampling",
     "Conv2D",
     "Conv2DTranspose",
     "CropLike",
-    "DoubleSize",
     "FakeQuantize",
     "PadToStride",
     "Preprocess",

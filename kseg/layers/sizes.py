@@ -90,34 +90,53 @@ class CropLike(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kseg")
-class DoubleSize(keras.layers.Layer):
-    """Doubles height and width by bilinear interpolation between pixel centres, like `UpSampling2D`.
+class BilinearUpsampling(keras.layers.Layer):
+    """Multiplies height and width by bilinear interpolation between pixel centres, like `UpSampling2D`.
 
     Departs from keras.layers.UpSampling2D, which in Keras 3.15 fails in a TensorFlow graph for any image size.
 
-    Input: [B, H, W, C]. Output: [B, 2 H, 2 W, C].
+    Args:
+        factor: of the enlargement.
+    Input: [B, H, W, C]. Output: [B, factor H, factor W, C].
+    Raises:
+        ValueError: the factor is not a whole number from 1.
     """
+
+    def __init__(self, factor=2, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f"`factor` must be a whole number from 1. Received: {factor}")
+        self.factor = factor
 
     def call(self, images):
         height, width = ops.shape(images)[1:3]
         if _known(height, width):
-            return ops.image.resize(images, (2 * height, 2 * width), data_format="channels_last")
-        return _double(_double(images, axis=1), axis=2)
+            size = (self.factor * height, self.factor * width)
+            return ops.image.resize(images, size, data_format="channels_last")
+        return _enlarge(_enlarge(images, self.factor, axis=1), self.factor, axis=2)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
-        return (batch, *(None if size is None else 2 * size for size in (height, width)), channels)
+        return (batch, *(None if size is None else self.factor * size for size in (height, width)), channels)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
 
 
-def _double(images, axis):
-    """Each pixel becomes two, a quarter of the way towards its neighbours; at the border its own is repeated."""
+# Its name, with a factor of two, in files of before.
+keras.saving.get_custom_objects()["kseg>DoubleSize"] = BilinearUpsampling
+
+
+def _enlarge(images, factor, axis):
+    """Each pixel becomes `factor` many, on the way to its neighbours; at the border its own is repeated."""
     shape = list(ops.shape(images))
     size = shape[axis]
     places = ops.arange(size)
     before = ops.take(images, ops.maximum(places - 1, 0), axis=axis)
     after = ops.take(images, ops.minimum(places + 1, size - 1), axis=axis)
-    pairs = ops.stack([0.75 * images + 0.25 * before, 0.75 * images + 0.25 * after], axis=axis + 1)
-    return ops.reshape(pairs, (*shape[:axis], 2 * size, *shape[axis + 1 :]))
+    ways = [(number + 0.5) / factor - 0.5 for number in range(factor)]
+    pixels = [(1 - abs(way)) * images + abs(way) * (before if way < 0 else after) for way in ways]
+    return ops.reshape(ops.stack(pixels, axis=axis + 1), (*shape[:axis], factor * size, *shape[axis + 1 :]))
 
 
 def _known(*sizes):

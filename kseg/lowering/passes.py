@@ -9,7 +9,7 @@ from keras import layers as keras_layers
 from keras import ops
 
 from kseg.errors import need
-from kseg.layers import BilinearInitializer, CropLike, DoubleSize, PadToStride, Preprocess
+from kseg.layers import BilinearInitializer, BilinearUpsampling, CropLike, PadToStride, Preprocess
 from kseg.layers.preprocess import IMAGENET_MEAN
 from kseg.lowering.graph import float32_config
 
@@ -241,12 +241,12 @@ class _Enlarge(keras.Layer):
 
 
 def resize_for_upsampling(graph):
-    """UpSampling2D (bilinear and nearest) and DoubleSize become one resize: the first fails in a TensorFlow graph for
-    any size, the second takes a dozen operators there."""
+    """UpSampling2D (bilinear and nearest) and BilinearUpsampling become one resize: the first fails in a TensorFlow
+    graph for any size, the second takes a dozen operators there."""
     for step in graph.steps:
         layer = step.operation
-        if step.is_a(DoubleSize):
-            factors, interpolation = {2}, "bilinear"
+        if step.is_a(BilinearUpsampling):
+            factors, interpolation = {layer.factor}, "bilinear"
         elif step.is_a(keras_layers.UpSampling2D) and _is_channels_last(layer):
             factors, interpolation = set(layer.size), layer.interpolation
         else:

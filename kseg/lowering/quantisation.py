@@ -8,8 +8,8 @@ import numpy as np
 from kseg.errors import InputError
 from kseg.layers import (
     QUANTIZED,
+    BilinearUpsampling,
     CropLike,
-    DoubleSize,
     FakeQuantize,
     PadToStride,
     QuantizedAdd,
@@ -99,7 +99,7 @@ class _Rounding:
                 continue
             elif step.is_a(*_MOVES) or _fused(step) == "linear" or _is_nearest(step):
                 self._pass_on(step, source)
-            elif bilinear or step.is_a(keras.layers.AveragePooling2D, keras.layers.UpSampling2D, DoubleSize):
+            elif bilinear or step.is_a(keras.layers.AveragePooling2D, keras.layers.UpSampling2D, BilinearUpsampling):
                 self._pass_on(step, source)
                 self._round_again(step)
             else:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kseg.layers import BilinearInitializer, CropLike, DoubleSize, PadToStride, Preprocess
+from kseg.layers import BilinearInitializer, BilinearUpsampling, CropLike, PadToStride, Preprocess
 
 ANY_SIZE = tf.TensorSpec((None, None, None, 3))
 
@@ -139,25 +139,43 @@ class TestSizes:
         with pytest.raises(ValueError, match="Received"):
             CropLike(offset)
 
-    @pytest.mark.parametrize("layer", [PadToStride(16), DoubleSize(), CropLike((1, 2)), CropLike("centre")])
+    @pytest.mark.parametrize("layer", [PadToStride(16), BilinearUpsampling(3), CropLike((1, 2)), CropLike("centre")])
     def test_reload(self, layer):
         assert _reloaded(layer).get_config() == layer.get_config()
 
 
-class TestDoubleSize:
+class TestBilinearUpsampling:
     @pytest.mark.parametrize("size", [(1, 1), (4, 7)])
-    def test_says_what_tensorflow_says_in_any_graph(self, size):
+    @pytest.mark.parametrize("factor", [1, 2, 3, 4])
+    def test_says_what_tensorflow_says_in_any_graph(self, size, factor):
         image = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
-        expected = tf.image.resize(image, (2 * size[0], 2 * size[1]))
-        layer = DoubleSize()
+        expected = tf.image.resize(image, (factor * size[0], factor * size[1]))
+        layer = BilinearUpsampling(factor)
         for call in (layer, tf.function(layer, input_signature=[ANY_SIZE])):
             np.testing.assert_allclose(call(image), expected, atol=1e-6)
 
     def test_half_precision_stays(self):
-        layer = DoubleSize(dtype="bfloat16")
+        layer = BilinearUpsampling(dtype="bfloat16")
         images = tf.zeros((1, 2, 2, 3), "bfloat16")
         for call in (layer, tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 3), "bfloat16")])):
             assert call(images).dtype == "bfloat16"
 
     def test_symbolic_shape(self):
-        assert DoubleSize()(keras.Input((None, 5, 2))).shape == (None, None, 10, 2)
+        assert BilinearUpsampling(4)(keras.Input((None, 5, 2))).shape == (None, None, 20, 2)
+
+    @pytest.mark.parametrize("factor", [0, 1.5, "2"])
+    def test_bad_factor(self, factor):
+        with pytest.raises(ValueError, match="`factor` must be a whole number from 1"):
+            BilinearUpsampling(factor)
+
+    def test_files_of_before_load(self):
+        """U-Nets with bilinear upsampling were saved with a layer that had no factor but two."""
+        config = {
+            "module": None,
+            "class_name": "DoubleSize",
+            "config": {"name": "up"},
+            "registered_name": "kseg>DoubleSize",
+        }
+        layer = keras.saving.deserialize_keras_object(config)
+        assert type(layer) is BilinearUpsampling
+        assert layer.factor == 2

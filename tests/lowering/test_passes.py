@@ -191,9 +191,12 @@ def test_a_kernel_that_has_learned_is_left_alone():
 
 @pytest.mark.parametrize(
     "layer",
-    [layers.DoubleSize(), keras.layers.UpSampling2D(4, interpolation="bilinear"), keras.layers.UpSampling2D(4)],
+    [
+        layers.BilinearUpsampling(4),
+        keras.layers.UpSampling2D(4, interpolation="bilinear"),
+        keras.layers.UpSampling2D(4),
+    ],
 )
 def test_upsampling_becomes_one_resize(layer):
-    factor = 2 if isinstance(layer, layers.DoubleSize) else 4
-    network = _model(layer, keras.layers.AveragePooling2D(factor))
+    network = _model(layer, keras.layers.AveragePooling2D(4))
     assert _kinds(_same(network)) == ["_Resize", "AveragePooling2D"]
