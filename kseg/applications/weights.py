@@ -15,6 +15,14 @@ from kseg.errors import InputError, one_line
 log = logging.getLogger("kseg")
 
 
+def load_backbone(model, backbone, source, alpha):
+    """Fill the layers of a backbone, "vgg16" or "mobilenet_v2" with `alpha` times its channels; see below."""
+    if backbone == "vgg16":
+        load_vgg16(model, source)
+    else:
+        load_mobilenet_v2(model, source, alpha)
+
+
 def load_vgg16(model, source, fc_units=None):
     """Fill the VGG16 layers of `model` from a file of keras.applications.VGG16's weights.
 
