@@ -92,6 +92,8 @@ MODELS = (
     ("unet_bilinear", _small("UNet", filters=4, depth=2, upsampling="bilinear", batch_normalization=True, dropout=0.2)),
     ("unet_vgg16", _small("UNet", filters=2, backbone="vgg16", alpha=0.125, batch_normalization=True)),
     ("unet_mobilenet_v2", _small("UNet", filters=2, backbone="mobilenet_v2", alpha=0.1)),
+    ("deeplab_vgg16", _small("DeepLabV3Plus", filters=4, alpha=0.125)),
+    ("deeplab_mobilenet_v2", _small("DeepLabV3Plus", filters=32, backbone="mobilenet_v2", alpha=0.1, rates=(2,))),
 )
 
 

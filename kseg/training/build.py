@@ -12,7 +12,7 @@ from kseg.metrics import ConfusionMatrix
 from kseg.training.optimizers import build_optimizer, carry_over
 from kseg.training.supervision import deeply_supervised
 
-NETWORKS = {name: getattr(applications, name) for name in ("FCN32s", "FCN16s", "FCN8s", "UNet")}
+NETWORKS = {name: getattr(applications, name) for name in ("FCN32s", "FCN16s", "FCN8s", "UNet", "DeepLabV3Plus")}
 
 LOSSES = {
     "cross_entropy": losses.CrossEntropy,
@@ -24,7 +24,7 @@ LOSSES = {
     "lovasz_softmax": losses.LovaszSoftmax,
 }
 
-# U-Net and FCN take only what their papers know, so a recipe hands on just the fields that it sets.
+# The networks take only what their papers know, so a recipe hands on just the fields that it sets.
 _NETWORK_FIELDS = (
     "backbone",
     "backbone_weights",

@@ -15,7 +15,7 @@ class Recipe:
 
     Attributes:
         model: name of a builder in kseg.applications.
-        backbone: U-Net's pre-trained encoder, "vgg16" or "mobilenet_v2".
+        backbone: pre-trained encoder of U-Net and DeepLab, "vgg16" or "mobilenet_v2".
         backbone_weights: "imagenet", or the path of a file with the backbone's weights. With `weights`, a trained
             network, "imagenet" is not fetched.
         alpha: multiplies the channels of the backbone.
@@ -26,7 +26,7 @@ class Recipe:
         thaw_after: number of epochs after which the frozen layers are trained too; None: never.
         backbone_rate: factor of the learning rate for the backbone's layers.
         fc_units: FCN: channels of fc6 and fc7.
-        filters: U-Net: channels at full resolution.
+        filters: U-Net: channels at full resolution; DeepLab: of the pyramid and the decoder.
         depth: U-Net: number of times the resolution is halved.
         batch_normalization: U-Net: normalise after each convolution.
         dropout: dropped share in 0..1.

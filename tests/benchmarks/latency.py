@@ -55,21 +55,34 @@ class Network:
 
 
 _MOBILENET = {"backbone": "mobilenet_v2", "filters": 16, "batch_normalization": True}  # as recipe camvid_unet_mobilenet
+_DEEPLAB = {"backbone": "mobilenet_v2", "filters": 128}
+# Without atrous convolutions, as the published files.
+_PHONE = {**_DEEPLAB, "rates": ()}
 NETWORKS = {
     "fcn32s": Network("FCN32s", (224, 224), {"fc_units": 256}),
     "fcn16s": Network("FCN16s", (224, 224), {"fc_units": 256}),
     "fcn8s": Network("FCN8s", (224, 224), {"fc_units": 256}),
     "unet": Network("UNet", (256, 256), {"filters": 32, "batch_normalization": True}),  # as recipe membranes_unet
     "unet_mobilenet": Network("UNet", (224, 224), _MOBILENET),
+    "deeplab": Network("DeepLabV3Plus", (224, 224), {"filters": 128}),  # as recipe camvid_deeplab_vgg16
+    "deeplab_mobilenet": Network("DeepLabV3Plus", (224, 224), _DEEPLAB),
 }
 # Sizes of well-known DeepLabv3 files, which --peers is for.
-AGAINST_PEERS = {f"unet_mobilenet_{edge}": Network("UNet", (edge, edge), _MOBILENET) for edge in (513, 257)}
+AGAINST_PEERS = {
+    f"{name}_{edge}": Network(builder, (edge, edge), options)
+    for edge in (513, 257)
+    for name, builder, options in (("deeplab", "DeepLabV3Plus", _PHONE), ("unet_mobilenet", "UNet", _MOBILENET))
+}
 # What the files of other makers are compared with: name, precision, output. Ratios refer to the first one.
-PEER_FILES = (
-    ("unet_mobilenet_513", "int8", "labels"),
-    ("unet_mobilenet_513", "int8", "logits"),
-    ("unet_mobilenet_513", "float32", "logits"),
-    ("unet_mobilenet_257", "float32", "logits"),
+PEER_FILES = tuple(
+    (f"{name}_{edge}", precision, output)
+    for name in ("deeplab", "unet_mobilenet")
+    for edge, precision, output in (
+        (513, "int8", "labels"),
+        (513, "int8", "logits"),
+        (513, "float32", "logits"),
+        (257, "float32", "logits"),
+    )
 )
 HEADINGS = (
     "network",

@@ -124,7 +124,7 @@ def test_unknown_names(tiny_data, tmp_path, fails):
     message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--set", "filter=4")
     assert "no recipe field 'filter'; there are: model, backbone" in message
     message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--set", "model=SegNet")
-    assert "there are: FCN32s, FCN16s, FCN8s, UNet" in message
+    assert "there are: FCN32s, FCN16s, FCN8s, UNet, DeepLabV3Plus" in message
     message = fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--set", "fc_units=8")
     assert "UNet has no option fc_units" in message
     assert "no class 'ring'" in fails("train", "nuclei_unet", "--data", tiny_data, "--out", run, "--boundaries", "ring")
