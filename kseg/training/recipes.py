@@ -121,19 +121,6 @@ def camvid_fcn32s():
     return replace(camvid_fcn8s(), model="FCN32s")
 
 
-def camvid_deeplab_vgg16():
-    """CamVid, DeepLabv3+ on VGG16, which learns a fraction as fast as the rest."""
-    return replace(
-        camvid_fcn8s(),
-        model="DeepLabV3Plus",
-        backbone="vgg16",
-        backbone_rate=0.15,
-        fc_units=None,
-        filters=128,
-        learning_rate=1e-3,
-    )
-
-
 def camvid_unet():
     """CamVid, U-Net from scratch: what a network without pre-training makes of 367 images.
 
@@ -195,6 +182,16 @@ def camvid_unet_mobilenet():
     )
 
 
+def camvid_deeplab_vgg16():
+    """CamVid, DeepLabv3+ on VGG16."""
+    return replace(camvid_unet_vgg16(), model="DeepLabV3Plus", batch_normalization=None, filters=128)
+
+
+def camvid_deeplab_mobilenet():
+    """CamVid, DeepLabv3+ on MobileNetV2: the fast network for a phone."""
+    return replace(camvid_unet_mobilenet(), model="DeepLabV3Plus", batch_normalization=None, filters=128)
+
+
 _ALL = (
     nuclei_unet,
     nuclei_unet_mobilenet,
@@ -202,10 +199,11 @@ _ALL = (
     camvid_fcn32s,
     camvid_fcn16s,
     camvid_fcn8s,
-    camvid_deeplab_vgg16,
     camvid_unet,
     camvid_unet_vgg16,
     camvid_unet_mobilenet,
+    camvid_deeplab_vgg16,
+    camvid_deeplab_mobilenet,
 )
 RECIPES = {recipe.__name__: recipe for recipe in _ALL}
 
