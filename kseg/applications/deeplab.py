@@ -41,8 +41,8 @@ def DeepLabV3Plus(
         classifier_activation: None for logits, which kseg's losses take; or "softmax".
         name: of the model.
         filters: channels of the pyramid's levels and of the decoder.
-        rates: how many places apart, at stride 16, the 3x3 convolutions of the pyramid look; with none, it has the
-            1x1 convolution and the mean of the whole image only, which is the fast network for a phone.
+        rates: how many places apart, at stride 16, the 3x3 convolutions of the pyramid look. Without any, `()`, it has
+            the 1x1 convolution and the mean of the whole image only, which is the fast network for a phone.
         dropout: share of the pyramid's result that is dropped, in [0, 1).
         backbone: "vgg16" or "mobilenet_v2", both at stride 16: without its last downsampling.
         alpha: multiplies the channels of the backbone; published weights exist for VGG16 with 1.0, for MobileNetV2 with
@@ -56,12 +56,15 @@ def DeepLabV3Plus(
         InputError: a weights file is missing or does not fit.
     Departs from keras.applications: `weights=None` and logits are the defaults. Departs from the paper: its backbones
     are Xception and ResNet, its convolutions at stride 4 are separable, and the mean of the whole image is normalised
-    by itself, for which a batch of a few images has too few of them.
+    by itself, for which a batch of a few images has too few of them. That mean makes what is said of a place depend on
+    the whole image: cut into windows, it is not quite the same.
     Reference: Chen, Zhu, Papandreou, Schroff & Adam 2018, "Encoder-Decoder with Atrous Separable Convolution for
     Semantic Image Segmentation"; the pyramid: Chen, Papandreou, Schroff & Adam 2017, "Rethinking Atrous Convolution".
     """
     check_count("classes", classes)
     check_count("filters", filters)
+    if not isinstance(rates, tuple | list) or len(set(rates)) < len(rates):
+        raise ValueError(f"`rates` must be different whole numbers, as a tuple. Received: {rates}")
     for rate in rates:
         check_count("rates", rate)
     check_choice("include_top", include_top, (True, False))
@@ -102,7 +105,7 @@ def _encode(x, backbone, alpha):
 
 def _pyramid(x, filters, rates):
     """Atrous spatial pyramid pooling: what lies around each place, near and far, and in the whole image."""
-    levels = [_convolution(x, filters, 1, "pyramid_1")]
+    levels = [_convolution(x, filters, 1, "pyramid_point")]
     levels += [_convolution(x, filters, 3, f"pyramid_{rate}", rate=rate) for rate in rates]
     joined = layers.Concatenate(name="pyramid")(levels)
     # A mean over some hundred places would be summed in half precision.

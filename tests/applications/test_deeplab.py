@@ -80,6 +80,8 @@ def test_the_moving_statistics_settle_in_a_short_training(backbone):
         ({"classes": 0}, "`classes` must be a whole number from 1"),
         ({"filters": 1.5}, "`filters` must be a whole number from 1"),
         ({"rates": (6, 0)}, "`rates` must be a whole number from 1"),
+        ({"rates": 6}, "`rates` must be different whole numbers"),
+        ({"rates": (6, 6)}, "`rates` must be different whole numbers"),
         ({"backbone": None}, "`backbone` must be one of vgg16, mobilenet_v2. Received: None"),
         ({"dropout": 1}, r"`dropout` must be in \[0, 1\)"),
         ({"alpha": -1}, "`alpha` must be positive"),
