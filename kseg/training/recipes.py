@@ -183,12 +183,22 @@ def camvid_unet_mobilenet():
 
 
 def camvid_deeplab_vgg16():
-    """CamVid, DeepLabv3+ on VGG16."""
+    """CamVid, DeepLabv3+ on VGG16.
+
+    Without the drive `train[62:163]`, after 462 steps of eight 224x224 crops with three blocks frozen, ten minutes on
+    two cores: mean IoU 0.620 and pixel accuracy 0.878 on val, 0.463 and 0.831 on that drive. Without class weights
+    it had no bicyclist and no pole after 528 steps of 320x320 crops, where FCN-8s has all classes.
+    """
     return replace(camvid_unet_vgg16(), model="DeepLabV3Plus", batch_normalization=None, filters=128)
 
 
 def camvid_deeplab_mobilenet():
-    """CamVid, DeepLabv3+ on MobileNetV2: the fast network for a phone."""
+    """CamVid, DeepLabv3+ on MobileNetV2: the fast network for a phone.
+
+    Without the drive `train[62:163]`, after 462 steps of eight 224x224 crops, five minutes on two cores: mean IoU 0.579
+    and pixel accuracy 0.851 on val, 0.419 and 0.804 on that drive. A U-Net on MobileNetV2 has 0.548 and 0.852, 0.395
+    and 0.825, with twice the parameters.
+    """
     return replace(camvid_unet_mobilenet(), model="DeepLabV3Plus", batch_normalization=None, filters=128)
 
 
