@@ -2,12 +2,15 @@
 
 import errno
 import json
+import logging
 import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
 
 from kseg.errors import InputError
+
+log = logging.getLogger("kseg")
 
 
 @contextmanager
@@ -36,6 +39,33 @@ def replacing(path):
         if is_disk_full(error):
             raise InputError(f"{path}: no space left on the disk; nothing was changed") from error
         raise
+
+
+@contextmanager
+def held(path, what):
+    """Keep a file, and what it stands for, from other processes that ask; a kill lets go of it.
+
+    Where there are no such locks (Windows, some network file systems), nothing is kept from anyone.
+
+    Args:
+        path: an existing file.
+        what: the message if another process holds it.
+    Raises:
+        InputError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{path}: {what}") from error
+        except OSError as error:
+            log.debug("%s: cannot be locked (%s)", path, error)
+        yield
 
 
 def read_text(path):

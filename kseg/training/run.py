@@ -8,6 +8,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import keras
 
 from kseg import data
 from kseg.errors import InputError, need
-from kseg.files import replacing
+from kseg.files import held, replacing
 from kseg.training.averaging import AveragedWeights
 from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, thaw
 from kseg.training.callbacks import ProgressBar, RunFiles, StepLines, ended_early
@@ -65,8 +66,8 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print, abo
         placement: Placement: the devices, and perhaps the processes, that share the work. Only one process, the
             chief, logs and writes; in all, the Run holds the same numbers.
     Raises:
-        InputError: the recipe does not fit, the run is finished or was begun with other samples, a state is damaged,
-            the disk is full, or another process was lost.
+        InputError: the recipe does not fit, the run is finished or was begun with other samples, another process is
+            training it, a state is damaged, the disk is full, or another process was lost.
         ImportError: a library that the recipe needs is not installed. Nothing was written.
     """
     job = _Job(recipe, train_source, val_source, Path(folder), log if placement.is_chief else _silent, placement)
@@ -135,8 +136,9 @@ class _Job:
             restore_seed_states(model, state["seeds"])
             self.log(f"Resuming after epoch {first} of {recipe.epochs}")
         files = RunFiles(self.folder, labels, precision, state, recipe.patience, writes=self.placement.is_chief)
-        self._train_parts(model, first, frozen, files)
-        self._write_facts(about, sum(entry["seconds"] for entry in files.history))
+        with self._alone():
+            self._train_parts(model, first, frozen, files)
+            self._write_facts(about, sum(entry["seconds"] for entry in files.history))
         return Run(self.folder, tuple(files.history), files.best)
 
     def _say_devices(self, precision):
@@ -146,6 +148,12 @@ class _Job:
         devices = placement.check(recipe.batch, f"{recipe} {precision} {samples}")
         if placement.kind:
             self.log(f"Devices: {devices}, {recipe.batch // devices} crops of a step for each")
+
+    def _alone(self):
+        """Two processes that train one run would each overwrite what the other has learned."""
+        if not self.placement.is_chief:
+            return nullcontext()
+        return held(self.folder / RECIPE, "another process is training this run; wait for its end, or stop it")
 
     def _write(self, name, text):
         if self.placement.is_chief:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -70,6 +71,23 @@ def test_an_interrupted_run_ends_like_one_left_alone(craft, epochs, sources, tmp
         both = (load_model(run / name)[0].weights for run in (whole, broken))
         for ours, theirs in zip(*both, strict=True):
             np.testing.assert_allclose(np.asarray(theirs), np.asarray(ours), rtol=0, atol=1e-5, err_msg=ours.path)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(sources, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _interrupt_after(1, patch)
+        _train(sources, run)
+    before = {path.name: path.read_bytes() for path in run.glob("*.*")}
+    holder = "import sys; from kseg.files import held\nwith held(sys.argv[1], ''):\n print(flush=True)\n input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", holder, run / "recipe.json"], **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match=r"recipe.json: another process is training this run"):
+            _train(sources, run, resume=True)
+        assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
+        other.kill()
+    assert _train(sources, run, resume=True).history  # a kill lets go of it
 
 
 def test_frozen_layers_stay_until_they_are_thawed(sources, tmp_path, monkeypatch):
