@@ -53,7 +53,7 @@ def test_the_mean_of_the_image_is_a_level_of_the_pyramid():
 
 
 def test_far_places_are_seen():
-    """A pixel changes what is said beyond the reach of the backbone, by the image's mean; one level alone does not."""
+    """A pixel changes what is said beyond the reach of the backbone: by the image's mean."""
     keras.utils.set_random_seed(0)
     image = np.random.default_rng(0).uniform(0, 255, (1, 16, 720, 3)).astype(np.float32)
     other = image.copy()
