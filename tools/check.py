@@ -52,7 +52,7 @@ def main(argv=None):
         print(f"{path}: {why}, and is not used")
     for first, second in itertools.combinations(sources, 2):
         if known := data.shared(sources[first], sources[second]):
-            print(f"{known} images of {second} are in {first}, too: scores on them say little about new images")
+            print(f"Images of {second} that are in {first}, too: {known}. Scores on them say little about new images")
     problems = data.tell_problems(reports.values())
     if args.picture:
         good = [data.without(source, reports[split]) for split, source in sources.items()]

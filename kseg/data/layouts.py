@@ -18,6 +18,7 @@ _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".jpg
 _BUNDLED = Path(__file__).parent / "bundled"
 _FLAT = (None, "all")
 _VOC_LISTS = Path("ImageSets", "Segmentation")
+_VOC_MASK = (".png",)
 
 # fmt: off
 _VOC_NAMES = (
@@ -94,8 +95,8 @@ def mask_files(spec):
     path = _existing(str(spec))
     if (path / "JPEGImages").is_dir():
         wanted = {stem for file in _voc_lists(path).values() for stem in _stems(file)}
-        found = [path / "SegmentationClass" / f"{stem}.png" for stem in sorted(wanted)]
-        found = [file for file in found if file.is_file()]
+        masks = _by_stem(path / "SegmentationClass", _VOC_MASK)
+        found = [masks[stem] for stem in sorted(wanted) if stem in masks]
     else:
         levels = [path / "masks" / name for name in _splits_of(path / "masks")] or [path / "masks"]
         found = [file for level in levels for _, file in sorted(_by_stem(level, _MASK_SUFFIXES).items())]
@@ -156,7 +157,7 @@ def folder(path, split=None):
     images = _by_stem(_split_folder(path / "images", split), IMAGE_SUFFIXES)
     level = "" if split in _FLAT else split
     masks_folder = path / "masks" / level
-    masks = _by_stem(masks_folder, _MASK_SUFFIXES) if masks_folder.is_dir() else {}
+    masks = _by_stem(masks_folder, _MASK_SUFFIXES)
     if not images:
         raise InputError(f"{path / 'images' / level}: no images in it")
     stems = sorted(images)
@@ -190,9 +191,8 @@ def voc(path, split, labels=None):
         raise InputError(f"{file}: names that it holds twice: {', '.join(twice[:5])}")
     if not stems:
         raise InputError(f"{file}: an empty split")
-    found = _by_stem(path / "JPEGImages", IMAGE_SUFFIXES)
-    images = [found.get(stem, path / "JPEGImages" / f"{stem}.jpg") for stem in stems]
-    return FileSource(labels, images, [path / "SegmentationClass" / f"{stem}.png" for stem in stems])
+    images = _in_order(stems, path / "JPEGImages", IMAGE_SUFFIXES, ".jpg")
+    return FileSource(labels, images, _in_order(stems, path / "SegmentationClass", _VOC_MASK, ".png"))
 
 
 def _voc_lists(path):
@@ -204,11 +204,21 @@ def _voc_lists(path):
 
 
 def _stems(file):
-    return [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
+    return [_nfc(line.split()[0]) for line in read_text(file).splitlines() if line.strip()]
+
+
+def _nfc(name):
+    return unicodedata.normalize("NFC", name)  # é is one letter or two
 
 
 def _voc_labels():
     return LabelSet(_VOC_NAMES, [voc_colour(i) for i in range(len(_VOC_NAMES))], ignore=255)
+
+
+def _in_order(stems, folder, suffixes, default):
+    """Paths of the files of these names, made up with the suffix `default` where there are none: `scan` tells."""
+    found = _by_stem(folder, suffixes)
+    return [found.get(stem, folder / f"{stem}{default}") for stem in stems]
 
 
 def _split_folder(images, split):
@@ -246,7 +256,7 @@ def _by_stem(folder, suffixes):
         if is_visible(path, suffixes):
             if path.name.encode(errors="ignore").decode() != path.name:
                 raise InputError(f"{folder}: holds a file whose name is not UTF-8: {path.name!a}; rename it")
-            found[unicodedata.normalize("NFC", path.stem)].append(path)  # é is one letter or two
+            found[_nfc(path.stem)].append(path)
     twice = sorted(sorted(path.name for path in paths) for paths in found.values() if len(paths) > 1)
     if twice:
         pairs = "; ".join(", ".join(names) for names in twice[:5])

@@ -127,6 +127,8 @@ class _Job:
         millions = about["parameters"] / 1e6
         self.log(f"{recipe.model}: {millions:.2f} M parameters, {recipe.epochs} epochs of {self.steps} steps")
         if not resume:  # only now: a recipe that no network can be built from leaves nothing behind
+            if self.placement.is_chief:  # again: another run may have been started into it meanwhile
+                check_new_folder(self.folder)
             self._write(RECIPE, recipe_to_json(recipe))
             self._write_facts(about, 0.0)
         elif begun := read_facts(self.folder):  # the command is the one that the run was started with

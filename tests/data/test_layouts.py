@@ -157,6 +157,16 @@ def test_a_letter_of_two_signs_is_one_letter(tmp_path):
     assert data.scan(source).problems == ()
 
 
+def test_a_letter_of_two_signs_in_pascal_vocs_lists(tmp_path):
+    _voc(tmp_path)
+    (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("\u00e9te\u0301\n", encoding="utf-8")
+    image, mask = tmp_path / "JPEGImages" / "2007_000032.jpg", tmp_path / "SegmentationClass" / "2007_000032.png"
+    image.rename(image.with_stem("e\u0301te\u0301"))
+    mask.rename(mask.with_stem("\u00e9t\u00e9"))
+    assert data.scan(data.open_source(tmp_path, "train")).problems == ()
+    assert len(data.mask_files(tmp_path)) == 2
+
+
 def test_the_bundled_nuclei():
     train, val = data.open_source("nuclei", "train"), data.open_source("nuclei", "val")
     assert train.labels.names == ("background", "nucleus")

@@ -69,4 +69,4 @@ def test_lists_problems(folder, fails, capsys):
 
 def test_one_image_in_two_splits(folder, capsys):
     assert tool("check")([str(folder), "--propose", "--splits", "train", "val+train[1:]"]) == 0
-    assert "1 images of val+train[1:] are in train, too" in capsys.readouterr().out
+    assert "Images of val+train[1:] that are in train, too: 1." in capsys.readouterr().out

@@ -90,6 +90,19 @@ def test_a_run_that_another_process_trains_is_left_alone(sources, tmp_path, monk
     assert _train(sources, run, resume=True).history  # a kill lets go of it
 
 
+def test_two_new_runs_in_one_folder(sources, tmp_path):
+    """The second finds the first's recipe where its own network took seconds to build."""
+
+    def log(line):
+        if line.startswith("UNet: "):
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "recipe.json").write_text("the first's")
+
+    with pytest.raises(InputError, match="run: not empty; go on with its run by --resume"):
+        train(Recipe(model="UNet", **TINY), *sources, tmp_path / "run", log=log)
+    assert (tmp_path / "run" / "recipe.json").read_text() == "the first's"
+
+
 def test_frozen_layers_stay_until_they_are_thawed(sources, tmp_path, monkeypatch):
     after_epochs = []
     write = callbacks.RunFiles.on_epoch_end
