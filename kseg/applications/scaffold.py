@@ -1,5 +1,6 @@
 """What all builders share: the input, the head, and checks of the common arguments."""
 
+import math
 import numbers
 
 import keras
@@ -59,9 +60,9 @@ def check_share(name, value):
 
 
 def check_positive(name, value):
-    """Raise ValueError unless `value` > 0."""
-    if not value > 0:
-        raise ValueError(f"`{name}` must be positive. Received: {value}")
+    """Raise ValueError unless `value` > 0, and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite. Received: {value}")
 
 
 def check_choice(name, value, allowed):

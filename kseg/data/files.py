@@ -37,14 +37,16 @@ _PGM = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _COLOURED = ("RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 _LOSSY = ("JPEG", "MPO")
+# EXIF orientation -> (whether rows and columns change places, then whether the rows, and the columns, are reversed).
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
 }
 
 
@@ -88,18 +90,11 @@ def read_image(path, contents=None):
         InputError: no such file, not an image, damaged, or of 32 bits a channel. Names the file.
     """
     image, turn = _decode(path, contents)
-    if image.mode in _GREY_16:
-        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-        image = Image.fromarray(grey)
-    if image.mode in ("I", "F"):
-        raise InputError(f"{path}: {image.mode!r} pixels of 32 bits have no known white; save it with 8 or 16 bits")
+    image = _in_8_bits(image, path)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if turn in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[turn])
-    return np.array(image)
+    return _upright(np.array(image.convert("RGB")), turn)
 
 
 def read_mask(path, labels, contents=None):
@@ -112,15 +107,15 @@ def read_mask(path, labels, contents=None):
     Returns:
         (int32 [H, W] class indices, number of pixels whose colour was not exactly one of the label set's).
     Raises:
-        InputError: no such file, damaged, a JPEG of indices, colours where indices are wanted, or a file whose
-            indices Pillow changes, such as a TIFF in which 0 is white. Names the file.
+        InputError: no such file, damaged, a JPEG of indices, colours where indices are wanted, colours of 32 bits, or
+            a file whose indices Pillow changes, such as a TIFF in which 0 is white. Names the file.
     """
-    image, _ = _decode(path, contents)
+    image, turn = _decode(path, contents)
     if labels.masks == "colour":
-        return labels.from_colours(np.asarray(image.convert("RGB")))
+        return labels.from_colours(_upright(np.asarray(_in_8_bits(image, path).convert("RGB")), turn))
     if image.format in _LOSSY:
         raise InputError(f"{path}: JPEG changes the indices of a mask; save masks as PNG")
-    return _indices(image, path, contents), 0
+    return _upright(_indices(image, path, contents), turn), 0
 
 
 def read_contents(path):
@@ -132,7 +127,7 @@ def read_contents(path):
     Raises:
         InputError: as `read_mask`.
     """
-    image, _ = _decode(path, None)
+    image, _ = _decode(path, None)  # what is in it does not depend on its orientation
     if image.format in _LOSSY:
         return np.asarray(image.convert("RGB")), None, False
     if image.mode in ("P", "PA"):
@@ -181,6 +176,24 @@ def _decode(path, contents):
         raise InputError(f"{path}: does not decode (it begins like no image format)") from error
     except _DAMAGE as error:
         raise InputError(f"{path}: does not decode ({error})") from error
+
+
+def _in_8_bits(image, path):
+    """A Pillow image of 16-bit grey as one of 8 bits, others as they are; those of 32 bits are refused."""
+    if image.mode in _GREY_16 or (image.mode == "I" and image.format == "PPM"):  # Pillow's mode for a PGM of 16 bits
+        grey = np.asarray(image).astype(np.uint32)
+        transparent = grey == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(transparent, 255, (grey + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InputError(f"{path}: {image.mode!r} pixels of 32 bits have no known white; save it with 8 or 16 bits")
+    return image
+
+
+def _upright(pixels, turn):
+    """An array [H, W, ...] as the EXIF orientation `turn` wants it seen."""
+    transposed, rows, columns = _UPRIGHT[turn]
+    pixels = pixels.swapaxes(0, 1) if transposed else pixels
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def _indices(image, path, contents):

@@ -16,7 +16,6 @@ from kseg.labels import LabelSet, voc_colour
 
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg")
 _BUNDLED = Path(__file__).parent / "bundled"
-_FLAT = (None, "all")
 _VOC_LISTS = Path("ImageSets", "Segmentation")
 _VOC_MASK = (".png",)
 
@@ -45,7 +44,7 @@ def open_source(spec, split=None):
     if spec.startswith("tfds:"):
         from kseg.data.tfds import TFDS  # it needs an optional dependency
 
-        return TFDS(spec.removeprefix("tfds:"), split)
+        return open_split(split, partial(TFDS, spec.removeprefix("tfds:")))
     return open_split(split, partial(_open_whole, spec))
 
 
@@ -155,7 +154,7 @@ def folder(path, split=None):
         raise InputError(f"{path / 'labels.json'}: no such file; `{command}` guesses one from what the masks hold")
     labels = LabelSet.load(path / "labels.json")
     images = _by_stem(_split_folder(path / "images", split), IMAGE_SUFFIXES)
-    level = "" if split in _FLAT else split
+    level = "" if _is_flat(path / "images", split) else split
     masks_folder = path / "masks" / level
     masks = _by_stem(masks_folder, _MASK_SUFFIXES)
     if not images:
@@ -226,13 +225,18 @@ def _split_folder(images, split):
     if not images.is_dir():
         raise InputError(f"{images}: no such folder")
     known = _splits_of(images)
-    if split not in _FLAT:
+    if not _is_flat(images, split):
         if not (images / split).is_dir():
             raise InputError(f"{images / split}: no such split; {_listed(known)}")
         return images / split
     if known and not _by_stem(images, IMAGE_SUFFIXES):
         raise InputError(f"{images}: choose a split; {_listed(known)}")
     return images
+
+
+def _is_flat(images, split):
+    """Whether a split means the images that lie in no folder; a folder may be called all."""
+    return split is None or (split == "all" and "all" not in _splits_of(images))
 
 
 def _splits_of(folder):

@@ -187,8 +187,8 @@ def _check(crop_px, batch, seed, first_epoch, epochs, scales, flips):
         raise ValueError(f"`first_epoch` must be in 0 .. epochs - 1. Received: {first_epoch} of {epochs} epochs")
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be a whole number from 0. Received: {seed}")
-    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-        raise ValueError(f"`scales` must be (smallest, largest), above 0. Received: {scales}")
+    if len(scales) != 2 or not 0 < scales[0] <= scales[1] < math.inf:
+        raise ValueError(f"`scales` must be (smallest, largest), above 0 and finite. Received: {scales}")
     if flips not in _FLIPS:
         raise ValueError(f"`flips` must be one of {_FLIPS}. Received: {flips!r}")
 

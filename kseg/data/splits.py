@@ -43,7 +43,8 @@ def _position(edge, count, split):
     share = int(edge[:-1])
     if abs(share) > 100:
         raise InputError(f"split {split!r}: {edge} is beyond 100%")
-    return round(count * share / 100)
+    place = round(count * share / 100)
+    return count + place if share < 0 else place  # -1% of 20 images is no image from the end, which -0 is not
 
 
 def shared(source, other):

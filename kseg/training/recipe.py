@@ -51,7 +51,7 @@ class Recipe:
         loss: names in LOSSES; their sum is minimised.
         class_weights: "none", or weights counted in the training masks, for the losses that are means over pixels:
             "median_frequency" or "inverse_log" (kseg.data.class_weights).
-        label_smoothing: share of the target that the cross-entropy spreads over the other classes.
+        label_smoothing: share of the target that the cross-entropy spreads over all classes.
         hard_share: share of the pixels that the loss "hard_pixels" takes, in 0..1.
         optimizer: name in OPTIMIZERS.
         learning_rate: after the warm-up.
@@ -125,7 +125,7 @@ class Recipe:
                 raise InputError(f"recipe field `{name}` must be at least 1. Received: {getattr(self, name)}")
         if len(self.crop_px) != 2 or min(self.crop_px) < 1:
             raise InputError(f"recipe field `crop_px` must be height,width in pixels. Received: {self.crop_px}")
-        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
+        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1] < math.inf:
             raise InputError(f"recipe field `scales` must be smallest,largest. Received: {self.scales}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -144,6 +144,8 @@ class Recipe:
             raise InputError(
                 f"recipe field `label_smoothing` must be at least 0 and below 1. Received: {self.label_smoothing}"
             )
+        if len(set(self.auxiliary)) < len(self.auxiliary):
+            raise InputError(f"recipe field `auxiliary` must name each layer once. Received: {self.auxiliary}")
         if not self.loss:
             raise InputError("recipe field `loss` must name at least one loss. Received none")
         if not 0 < self.hard_share <= 1:

@@ -104,6 +104,10 @@ class _Job:
             raise InputError(
                 f"training images have {len(labels)} classes, validation images {len(self.val_source.labels)}"
             )
+        if len(labels) < 2:
+            raise InputError(
+                f"labels.json has one class, {labels.names[0]}; a network tells classes apart: name the rest, too"
+            )
         if recipe.border_weight and recipe.border_background >= len(labels):
             raise InputError(
                 f"recipe field `border_background` must be one of {len(labels)} classes, counted from 0. "

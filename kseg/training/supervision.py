@@ -1,5 +1,7 @@
 """Deep supervision: layers inside a network that are scored by a loss of their own while it trains."""
 
+import math
+
 import keras
 from keras import layers, ops
 
@@ -42,7 +44,8 @@ class DeeplySupervised(keras.Model):
                 coarse = _sampled(y, scores)
                 per_pixel = sample_weight is not None and len(sample_weight.shape) > 1
                 weights = _sampled(sample_weight, scores) if per_pixel else sample_weight
-                total = total + self.weight * self.loss(coarse, scores, weights)
+                height, width = ops.shape(coarse)[1:3]
+                total = total + self.weight * self.loss(coarse, scores[:, :height, :width], weights)
         return total
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -57,7 +60,8 @@ def deeply_supervised(network, at, weight=0.4):
 
     Args:
         network: keras.Model, images -> logits [B, H, W, classes].
-        at: names of layers with outputs [B, h, w, C], such as "decode_4_relu2" of a U-Net.
+        at: names of layers with outputs [B, h, w, C], such as "decode_4_relu2" of a U-Net, whose cells are 1, 2, 4,
+            8, ... pixels wide, and no wider than the crops.
         weight: factor of each of these losses.
     Returns:
         DeeplySupervised; compile it with one loss object. Its attribute `prediction` is the network without the
@@ -97,9 +101,20 @@ def prediction_model(model):
 
 
 def _sampled(values, scores):
-    """Of values [B, H, W], those at the middle of each cell of scores [B, h, w, classes]."""
+    """Of values [B, H, W], those at the middle of each cell of scores [B, h, w, classes] that is not all padding.
+
+    `PadToStride` adds at the bottom and the right, so the cells begin at the top and the left.
+    """
     for axis in (1, 2):
-        size, cells = ops.shape(values)[axis], ops.shape(scores)[axis]
-        centres = (ops.arange(cells) * 2 + 1) * size // (2 * cells)
-        values = ops.take(values, centres, axis=axis)
+        size = ops.shape(values)[axis]
+        cell = cell_px(size, ops.shape(scores)[axis])
+        middles = ops.arange((size + cell - 1) // cell) * cell + cell // 2
+        values = ops.take(values, ops.minimum(middles, size - 1), axis=axis)
     return values
+
+
+def cell_px(size, cells):
+    """Width of a cell of the scores: the least power of two with which so many cover the image, padded or not."""
+    if isinstance(size, int) and isinstance(cells, int):
+        return 2 ** max(0, math.ceil(math.log2(size / cells)))
+    return 2 ** ops.cast(ops.ceil(ops.log2(size / cells) - 1e-3), "int32")  # the logarithm is not exact

@@ -94,6 +94,20 @@ def test_exif_orientation_of_other_formats(name, tmp_path):
     assert image_size(path) == (41, 37)
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("masks", ["index", "colour"])
+def test_masks_are_turned_as_images_are(masks, turn, tmp_path):
+    labels, mask = LABELS.with_masks(masks), indices(6, 9)
+    path = save(tmp_path / "mask.png", mask if masks == "index" else labels.to_colours(mask), exif=exif(turn))
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image))
+    if masks == "colour":
+        expected = labels.from_colours(expected)[0]
+    np.testing.assert_array_equal(read_mask(path, labels)[0], expected)
+    image = save(tmp_path / "image.png", picture(*expected.shape))
+    np.testing.assert_array_equal(_in_tf([image], [path], labels)[1][0][1], expected)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so itself
 def test_damaged_exif_does_not_matter(tmp_path):
     path = save(tmp_path / "photo.jpg", IMAGE, quality=98, exif=b"Exif\0\0MM\0*garbage")
@@ -105,6 +119,17 @@ def test_png_transparency_chunk(tmp_path):
     path.write_bytes(png(8, 0, [bytes([7, 200])], 2, chunks=[(b"tRNS", b"\0\7")]))
     assert image_route(path) == PILLOW
     np.testing.assert_array_equal(read_image(path)[0, :, 0], [255, 200])
+
+
+def test_transparency_chunk_of_16_bits(tmp_path):
+    path = tmp_path / "see-through.png"
+    path.write_bytes(png(16, 0, [b"\1\7\xff\0"], 2, chunks=[(b"tRNS", b"\1\7")]))
+    np.testing.assert_array_equal(read_image(path)[0, :, 0], [255, 254])
+
+
+def test_grey_of_16_bits_as_pgm(tmp_path):
+    (tmp_path / "wide.pgm").write_bytes(b"P5 41 37 65535\n" + WIDE.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "wide.pgm")[..., 1], (WIDE.astype(int) + 128) // 257)
 
 
 def test_trailing_bytes_do_no_harm(tmp_path):
@@ -200,6 +225,17 @@ def test_mask_with_three_equal_channels(tmp_path):
     mask = indices(5, 6)
     path = save(tmp_path / "mask.png", np.repeat(mask[..., None], 3, 2))
     np.testing.assert_array_equal(read_mask(path, LABELS)[0], mask)
+
+
+def test_colour_masks_of_16_and_32_bits(tmp_path):
+    labels = LabelSet(("a", "b", "c"), ((0, 0, 0), (128, 128, 128), (255, 255, 255)), None, "colour")
+    grey = np.array([[0, 128, 255]], np.uint8)
+    for mask in (grey, grey.astype(np.uint16) * 257):
+        label, inexact = read_mask(save(tmp_path / "mask.png", mask), labels)
+        np.testing.assert_array_equal(label, [[0, 1, 2]])
+        assert inexact == 0
+    with pytest.raises(InputError, match=r"mask\.tif: 'F' pixels of 32 bits have no known white"):
+        read_mask(save(tmp_path / "mask.tif", grey / np.float32(255)), labels)
 
 
 def test_colour_masks_take_the_nearest_colour(tmp_path):

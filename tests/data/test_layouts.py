@@ -67,6 +67,16 @@ def test_a_folder_without_labels(tmp_path):
         data.open_source(tmp_path, "train")
 
 
+def test_a_folder_called_all(tmp_path):
+    dataset(tmp_path, names=("a", "b"))
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train").rename(tmp_path / kind / "all")
+    assert data.split_names(tmp_path) == ["all"]
+    save(tmp_path / "images" / "beside.png", picture(5, 5))
+    assert data.open_source(tmp_path, "all").names == ("a.jpg", "b.jpg")
+    assert data.open_source(tmp_path, "all[1:]").names == ("b.jpg",)
+
+
 def test_two_images_of_one_name(tmp_path):
     dataset(tmp_path)
     save(tmp_path / "images" / "train" / "a.png", picture(5, 5))

@@ -74,6 +74,7 @@ def test_parts_make_up_the_whole():
         ("train[6:]", r"train\[6:\] is empty; train has 6 images"),
         ("train[3:3]", "is empty"),
         ("val[:10%]", "is empty; val has 3 images"),
+        ("train[-5%:]", r"train\[-5%:\] is empty; train has 6 images"),
         ("train[:120%]", "120% is beyond 100%"),
         ("trian[:2]", "no split trian"),
     ],

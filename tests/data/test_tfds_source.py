@@ -32,6 +32,14 @@ def test_oxford_pets_by_name():
     assert set(np.unique(labels)) <= {0, 1, 2}
 
 
+def test_parts_of_a_split_share_their_samples():
+    with tfds.testing.mock_data(as_data_source_fn=_pets):
+        whole, part = (data.open_source("tfds:oxford_iiit_pet", split) for split in ("train", "train[25%:75%]"))
+    assert part.names == whole.names[1:3]
+    np.testing.assert_array_equal(part.load(0)[0], picture(30, 40, seed=1))
+    assert data.shared(whole, part) == 2
+
+
 def test_the_scan_names_what_is_wrong_with_random_pets():
     with tfds.testing.mock_data(num_examples=2):
         source = data.open_source("tfds:oxford_iiit_pet", "train")

@@ -49,6 +49,8 @@ def test_values_are_read_by_the_type_of_their_field():
         ("batch_normalization=maybe", "`batch_normalization` must be true or false or none"),
         ("schedule=steps", "`schedule` must be one of constant, polynomial, cosine"),
         ("scales=2,1", "smallest,largest"),
+        ("scales=1,inf", "smallest,largest"),
+        ("auxiliary=a,b,a", "`auxiliary` must name each layer once"),
         ("learning_rate=nan", "`learning_rate` must be positive"),
         ("clip_norm=0", "`clip_norm` must be positive"),
         ("backbone_rate=-1", "`backbone_rate` must be at least 0"),

@@ -12,6 +12,7 @@ import pytest
 from kseg import data
 from kseg.errors import InputError
 from kseg.evaluation import evaluate, load_predictor
+from kseg.labels import LabelSet
 from kseg.training import callbacks, train
 from kseg.training.build import build_trainer
 from kseg.training.callbacks import ended_early
@@ -88,6 +89,14 @@ def test_a_run_that_another_process_trains_is_left_alone(sources, tmp_path, monk
         assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
         other.kill()
     assert _train(sources, run, resume=True).history  # a kill lets go of it
+
+
+def test_one_class_is_told_before_anything_is_written(tiny_data, tmp_path):
+    source = data.folder(tiny_data, "train")
+    source.labels = LabelSet(("cell",), ((255, 255, 0),), ignore=255)
+    with pytest.raises(InputError, match=r"has one class, cell; a network tells classes apart: name the rest, too"):
+        _train((source, source), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_new_runs_in_one_folder(sources, tmp_path):

@@ -3,12 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from kseg.applications import UNet
 from kseg.labels import LabelSet
 from kseg.losses import CrossEntropy
 from kseg.metrics import ConfusionMatrix
 from kseg.training import deeply_supervised, load_model, save_model
+from kseg.training.supervision import cell_px
 
 AT = ("decode_2_relu2", "encode_4_relu2")
 LABELS = LabelSet(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), 255)
@@ -43,6 +45,28 @@ def test_the_loss_is_the_sum_over_all_outputs(sample):
     assert trainer.evaluate(images, labels, verbose=0, return_dict=True)["loss"] == pytest.approx(
         _cross_entropy(labels, fine), rel=1e-5
     )
+
+
+def test_cells_beyond_the_image_are_not_scored(sample):
+    """The network pads 13x21 to 16x24: the last row of cells of four pixels begins at 12, the last column at 20."""
+    images, labels = sample[0][:, :13, :21], sample[1][:, :13, :21]
+    trainer = _trainer()
+    fine, half, quarter = (np.asarray(scores) for scores in trainer.predict_on_batch(images))
+    assert (half.shape, quarter.shape) == ((2, 8, 12, 3), (2, 4, 6, 3))
+    rows, columns = [1, 3, 5, 7, 9, 11, 12], [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20]
+    expected = _cross_entropy(labels, fine)
+    expected += 0.5 * _cross_entropy(labels[:, rows][:, :, columns], half[:, :7, :11])
+    expected += 0.5 * _cross_entropy(labels[:, [2, 6, 10, 12]][:, :, [2, 6, 10, 14, 18, 20]], quarter)
+    assert trainer.fit(images, labels, batch_size=2, verbose=0).history["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [*range(17, 300, 7), 16, 32, 48, 240, 320])
+def test_width_of_a_cell_from_its_number(size):
+    for stride, pad in ((1, 1), (2, 16), (4, 16), (16, 16), (4, 32), (16, 32)):
+        if size > pad // 2:
+            cells = -(-size // pad) * pad // stride
+            assert cell_px(size, cells) == stride
+            assert int(cell_px(ops.convert_to_tensor(size), cells)) == stride
 
 
 def test_weights_of_pixels_reach_the_coarse_scores(sample):
