@@ -52,8 +52,8 @@ def main(argv=None):
             failed += 1
             continue
         mask = predictor.indices(image[None])[0]
-        pictures.save_index_mask(mask, predictor.labels, mask_path)
         pictures.save_overlay(image, mask, predictor.labels, overlay_path, args.opacity)
+        pictures.save_index_mask(mask, predictor.labels, mask_path)  # last: one without its overlay is not ours
     print(f"{len(images) - failed} of {len(images)} images labelled: {args.out}")
     return 2 if failed else 0
 

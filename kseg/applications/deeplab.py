@@ -55,9 +55,9 @@ def DeepLabV3Plus(
         ValueError: an argument is not allowed.
         InputError: a weights file is missing or does not fit.
     Departs from keras.applications: `weights=None` and logits are the defaults. Departs from the paper: its backbones
-    are Xception and ResNet, its convolutions at stride 4 are separable, and the mean of the whole image is normalised
-    by itself, for which a batch of a few images has too few of them. That mean makes what is said of a place depend on
-    the whole image: cut into windows, it is not quite the same.
+    are Xception and ResNet, its convolutions in the pyramid and at stride 4 are separable, and the mean of the whole
+    image is normalised by itself, for which a batch of a few images has too few of them. That mean makes what is said
+    of a place depend on the whole image: cut into windows, it is not quite the same.
     Reference: Chen, Zhu, Papandreou, Schroff & Adam 2018, "Encoder-Decoder with Atrous Separable Convolution for
     Semantic Image Segmentation"; the pyramid: Chen, Papandreou, Schroff & Adam 2017, "Rethinking Atrous Convolution".
     """

@@ -32,7 +32,8 @@ Args:
     alpha: multiplies the channels of VGG16, for small networks; published weights need 1.0.
     alignment: "same": padded at the bottom and right to a multiple of 32, and cut back. "caffe": 100 pixels of padding
         and fixed cuts as in the reference networks, so that published FCN weights line up.
-    trainable_upsampling: learn the kernels of the transposed convolutions, which start out bilinear.
+    trainable_upsampling: learn the kernels of the transposed convolutions, which start out bilinear: all of them, where
+        the paper (section 3.3) learns all but the last.
     include_preprocessing: raw RGB 0..255 in (grey is repeated to three channels); False: what `preprocess_input` gives.
     backbone_weights: None, "imagenet", or the path of a file with Keras's VGG16 weights.
 Returns:

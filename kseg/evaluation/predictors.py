@@ -19,8 +19,8 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
         overlap_px: least overlap of these windows; None: a quarter of the shorter side.
         flips, scales: views of each image to average over, see `kseg.evaluation.Augmented`.
     Raises:
-        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network for RGB images; or it
-            does not take such windows or scales.
+        InputError: an unknown suffix, or the file is missing, damaged or no segmentation network for RGB images, of two
+            classes at least; or it does not take such windows or scales.
     """
     path = Path(path)
     if path.suffix == ".keras":
@@ -31,6 +31,8 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
         predictor = runtime.load(path, threads=threads)
     else:
         raise InputError(f"{path}: a model is a .keras, .tflite or .onnx file")
+    if len(predictor.labels) == 1:
+        raise InputError(f"{path}: gives one score a pixel; the class is that of the greatest of two or more scores")
     if window_px is not None:
         overlap_px = min(window_px) // 4 if overlap_px is None else overlap_px
         predictor = windows.Windowed(predictor, window_px, overlap_px)

@@ -128,8 +128,8 @@ def search(model, labels, size_px, calibration, pairs, target="size", progress=l
     Returns:
         Search.
     Raises:
-        InputError: there are no labelled images or pixels, one of the images calibrates as well, or the labels are
-            not those of the network.
+        InputError: there are no labelled images or pixels, one of the images calibrates as well, the labels are
+            not those of the network, or there is one class.
         ConversionError: the network cannot be expressed in TFLite's built-in operators.
         CheckError: the network itself computes what is not a number.
     """
@@ -139,6 +139,8 @@ def search(model, labels, size_px, calibration, pairs, target="size", progress=l
     lowered = lower_with_ranges(model, size_px)
     if lowered.model.output_shape[-1] != len(labels):
         raise InputError(f"{model.name}: has {lowered.model.output_shape[-1]} classes, the label set {len(labels)}")
+    if len(labels) == 1:
+        raise InputError(f"{model.name}: has one class, of which every mean IoU is 1")
     float_score = keras_score = score_keras(lowered.model, labels, pairs)
     if lowered.ranges:  # trained for 8 bits: Keras rounds, the float files do not
         keras_score = score_keras(lower(model, size_px, keep_rounding=True), labels, pairs)

@@ -200,12 +200,12 @@ def _labels_at(scores, size_px):
 
 
 class _Truth:
-    """Confusion of both with the labels, as long as those are labels of this set."""
+    """Confusion of both with the labels, as long as those are labels of this set, and it has classes to confuse."""
 
     def __init__(self, labels, kind):
         self._labels = labels
         self._classes_at = _labels_at if kind == "labels" else resized_argmax  # as kseg.runtime does
-        self._fits = True
+        self._fits = len(labels) > 1
         self._confusions = np.zeros((2, len(labels), len(labels)), np.int64)
 
     def add(self, label, *two_scores):

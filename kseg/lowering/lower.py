@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kseg.errors import InputError
-from kseg.layers import CropLike
+from kseg.layers import BilinearUpsampling, CropLike
 from kseg.layers.quantisation import FakeQuantize, RoundToStep
 from kseg.lowering import ends, passes
 from kseg.lowering.graph import as_array, build, read
@@ -14,12 +14,16 @@ from kseg.lowering.quantisation import take_ranges
 
 # Layers behind which probabilities are probabilities still.
 _KEEPING = (
+    BilinearUpsampling,
     CropLike,
     FakeQuantize,
     RoundToStep,
+    keras.layers.Average,
     keras.layers.Cropping2D,
     keras.layers.Dropout,
     keras.layers.Identity,
+    keras.layers.Permute,
+    keras.layers.Reshape,
     keras.layers.Resizing,
     keras.layers.UpSampling2D,
 )
@@ -102,12 +106,18 @@ def lower_with_ranges(
 
 def gives_probabilities(model):
     """Whether a functional or sequential model ends in a softmax or a sigmoid, behind which nothing but cutting,
-    enlarging or rounding comes."""
+    enlarging, reshaping, rounding or the mean of several such comes."""
     graph = read(model)
-    step = graph.maker(graph.output)
-    while step is not None and not _normalises(step.operation) and _keeps_kind(step.operation):
-        step = graph.maker(step.inputs[0])
-    return step is not None and _normalises(step.operation)
+    return _are_probabilities(graph, graph.output)
+
+
+def _are_probabilities(graph, value):
+    step = graph.maker(value)
+    if step is None or _normalises(step.operation):
+        return step is not None
+    # Of its second input, CropLike looks at the size only.
+    sources = step.inputs if step.is_a(keras.layers.Average) else step.inputs[:1]
+    return _keeps_kind(step) and all(_are_probabilities(graph, source) for source in sources)
 
 
 def _normalises(operation):
@@ -115,10 +125,11 @@ def _normalises(operation):
     return type(operation).__name__ in ("Softmax", "Sigmoid") or _activation(operation) in ("softmax", "sigmoid")
 
 
-def _keeps_kind(operation):
-    if isinstance(operation, keras.layers.Activation):
-        return _activation(operation) == "linear"
-    return isinstance(operation, _KEEPING)
+def _keeps_kind(step):
+    if step.is_a(keras.layers.Activation):
+        return _activation(step.operation) == "linear"
+    keeps = step.is_a(*_KEEPING) or type(step.operation).__name__ == "Cast"
+    return keeps and step.outputs[0].shape[-1] == step.inputs[0].shape[-1]  # the classes, if reshaped or permuted
 
 
 def _activation(operation):

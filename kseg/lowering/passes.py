@@ -13,7 +13,7 @@ from kseg.layers import BilinearInitializer, BilinearUpsampling, CropLike, PadTo
 from kseg.layers.preprocess import IMAGENET_MEAN
 from kseg.lowering.graph import float32_config
 
-_TRAINING_ONLY = tuple(
+TRAINING_ONLY = tuple(
     getattr(keras_layers, name)
     for name in (
         *("Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization"),
@@ -31,7 +31,7 @@ def drop_training_layers(graph):
     """Take out what does nothing in prediction: dropout, noise, augmentation, linear activations."""
     for step in list(graph.steps):
         linear = step.is_a(keras_layers.Activation) and step.operation.activation is keras.activations.linear
-        if (step.is_a(*_TRAINING_ONLY) or linear) and len(step.inputs) == 1:
+        if (step.is_a(*TRAINING_ONLY) or linear) and len(step.inputs) == 1:
             graph.remove(step)
 
 
@@ -69,7 +69,7 @@ def _affine_of(step):
     channels = step.output.shape[-1]
     gamma = arrays.pop(0) if layer.scale else np.ones(channels)
     beta = arrays.pop(0) if layer.center else np.zeros(channels)
-    mean, variance = arrays
+    mean, variance = arrays[:2]  # behind them, those of a renormalisation, which is for training
     scale = gamma / np.sqrt(variance + layer.epsilon)
     return scale, beta - mean * scale
 
@@ -170,9 +170,9 @@ def _preprocessing(step):
         return same, np.broadcast_to(mean, channels), np.broadcast_to(scale, channels)
     if isinstance(layer, keras_layers.Rescaling):
         scale, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
-        if scale.ndim or not scale:
+        if scale.ndim or not scale or max(offset.shape[:-1], default=1) > 1:
             return None
-        return same, np.broadcast_to(-offset / scale, channels), np.full(channels, scale)
+        return same, np.broadcast_to(-offset.reshape(-1) / scale, channels), np.full(channels, scale)
     if channels != 3:
         return None
     if layer.mode == "caffe":

@@ -17,12 +17,12 @@ from kseg.layers import (
     RoundToStep,
 )
 from kseg.lowering.graph import Step, Value, build, float32_config, read
-from kseg.lowering.passes import Subtract, fold_batch_normalization, fold_preprocessing, is_bilinear
+from kseg.lowering.passes import TRAINING_ONLY, Subtract, fold_batch_normalization, fold_preprocessing, is_bilinear
 
-# They pick or move values, which keep their step.
+# They pick or move values, which keep their step; in prediction, some do nothing.
 _MOVES = (
-    *(keras.layers.MaxPooling2D, keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Dropout),
-    *(keras.layers.SpatialDropout2D, CropLike, PadToStride),
+    *(keras.layers.MaxPooling2D, keras.layers.ZeroPadding2D, keras.layers.Cropping2D, CropLike, PadToStride),
+    *TRAINING_ONLY,
 )
 # They become part of the operator before them.
 _FUSED = ("linear", "relu", "relu6")
@@ -37,7 +37,8 @@ def quantization_aware(model):
     activations wherever the file will round them. Fine-tune with a tenth of the learning rate; the ranges follow the
     activations while it trains. In prediction it gives the numbers of its file: exactly through convolutions, sums,
     concatenations, max pooling and enlarging up to 8 times; enlarging 16 or 32 times and operations without a layer
-    of their own here may round single values to the other side.
+    of their own here may round single values to the other side. Layers of random changes come before a `Rescaling`:
+    behind it, it is not folded as it is in the file.
 
     Args:
         model: functional or sequential keras.Model with one input, RGB in 0..255, and one output; it is left as it is.

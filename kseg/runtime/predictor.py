@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kseg.errors import CheckError
+from kseg.errors import CheckError, InputError
 from kseg.runtime import windows
 from kseg.runtime.resize import resize, resize_nearest, resized_argmax
 
@@ -64,9 +64,12 @@ class Predictor:
             int32 [B, H, W].
         Raises:
             as in a call.
+            InputError: the file gives one score a pixel, which no class can be told from.
             CheckError: scores that are not finite.
         """
         images = _checked(images)
+        if len(self.labels) == 1:
+            raise InputError(f"{self.card.file}: gives one score a pixel; compare what a call gives with a threshold")
         result = np.empty(images.shape[:3], np.int32)
         for image, target in zip(images, result, strict=True):
             if self.size_px is None and windows.is_large(image):

@@ -15,6 +15,7 @@ import kseg.export.convert as convert
 import kseg.export.parity as parity
 from kseg import layers, runtime
 from kseg.errors import InputError
+from kseg.evaluation import load_predictor
 from kseg.export import ConversionError, ParityError, export, inspect
 from kseg.export.tflite.metadata import read_metadata
 from kseg.labels import LabelSet
@@ -259,13 +260,20 @@ def test_one_class_is_compared_by_its_scores(tmp_path, activation):
     image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(image / 255.0)
     network = keras.Model(image, keras.layers.Conv2D(1, 1, activation=activation)(x))
-    one = {"labels": LabelSet.numbered(1), "verification": [(image, None) for image, _ in _pairs()]}
+    pairs = [(image, np.zeros_like(label)) for image, label in _pairs()]
+    one = {"labels": LabelSet.numbered(1), "verification": pairs}
     arguments = {"format": "tflite", "size_px": SIZE, "precision": "int8", **one}
     dark = [image // 16 for image in _calibration()]
     with pytest.raises(ParityError, match="relative_rms_error|argmax_agreement"):
         export(network, path=tmp_path / "net.tflite", calibration=dark, **arguments)
     card = export(network, path=tmp_path / "net.tflite", calibration=_calibration(), **arguments)
     assert card.parity["relative_rms_error"] < 0.1
+    assert (card.parity["mean_iou_keras"], card.parity["mean_iou_file"]) == (None, None)
+    predictor = runtime.load(tmp_path / "net.tflite")
+    assert predictor(pairs[0][0][None]).shape[-1] == 1
+    for classify in (lambda: predictor.indices(pairs[0][0][None]), lambda: load_predictor(tmp_path / "net.tflite")):
+        with pytest.raises(InputError, match=r"net\.tflite: gives one score a pixel"):
+            classify()
 
 
 def test_what_is_always_zero_in_16_bits(tmp_path):

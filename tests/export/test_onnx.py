@@ -173,6 +173,44 @@ def test_a_bias_goes_into_its_depthwise_convolution(tmp_path):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("other", ["mean", "weight"])
+def test_a_second_bias(tmp_path, precision, other):
+    """Of a sum with the image's mean Keras makes a BiasAdd, and tf2onnx a convolution with two biases."""
+
+    class Shift(keras.layers.Layer):
+        def build(self, shape):
+            self.shift = self.add_weight(shape=(shape[-1],), initializer="normal")
+
+        def call(self, values):
+            return values + self.shift
+
+    def head(x):
+        second = {"mean": keras.layers.GlobalAveragePooling2D(keepdims=True), "weight": Shift()}[other]
+        convolution = keras.layers.Conv2D(4, 3, padding="same", bias_initializer="normal")(x)
+        return keras.layers.Add()([convolution, second(x)]) if other == "mean" else second(convolution)
+
+    network = lower(_small(4, head), SIZE)
+    write_onnx(network, tmp_path / "net.onnx", precision, calibration=_pictures())
+    assert all(len(node.input) <= 3 for node in _checked(tmp_path / "net.onnx").graph.node if node.op_type == "Conv")
+    picture = _pictures(1)[0]
+    error = _relative_rms(_run(tmp_path / "net.onnx", picture), _keras(network, picture))
+    assert error < {"float32": 1e-5, "float16": 2e-3, "int8": 0.05}[precision]
+
+
+def test_a_channel_without_weights_keeps_its_bias(tmp_path):
+    """As a normalisation with a gamma of zero leaves it."""
+    network = _small()
+    first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
+    kernel, bias = first.get_weights()
+    kernel[..., 3], bias[3] = 0, 0.4
+    first.set_weights([kernel, bias])
+    network = lower(network, SIZE)
+    write_onnx(network, tmp_path / "net.onnx", "int8", calibration=_pictures())
+    picture = _pictures(1)[0]
+    assert _relative_rms(_run(tmp_path / "net.onnx", picture), _keras(network, picture)) < 0.05
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_grouped_convolutions(tmp_path, precision):
     """Keras lets XLA compile them, in a function of their own."""
     network = lower(_small(12, lambda x: keras.layers.Conv2D(4, 3, groups=4, padding="same", name="grouped")(x)), SIZE)

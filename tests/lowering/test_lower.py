@@ -4,7 +4,7 @@ import pytest
 from conftest import MODELS, over_networks
 
 from kseg.errors import InputError
-from kseg.layers import CropLike
+from kseg.layers import BilinearUpsampling, CropLike
 from kseg.lowering import PASSES, gives_probabilities, lower, quantization_aware
 
 
@@ -155,6 +155,12 @@ def _nested(x):
     return keras.Model(inner, keras.layers.Activation("softmax")(inner))(x)
 
 
+def _reshaped(x):
+    """As SegNets end that were written for Keras's categorical losses."""
+    flat = keras.layers.Softmax()(keras.layers.Reshape((64, 2))(x))
+    return keras.layers.Reshape((8, 8, 2))(flat)
+
+
 ENDS = {
     "softmax layer": (keras.layers.Softmax(), True),
     "operation": (keras.ops.softmax, True),
@@ -163,6 +169,12 @@ ENDS = {
     "inner model": (_nested, True),
     "cut": (lambda x: CropLike((0, 0))([keras.layers.Softmax()(x), x]), True),
     "enlarged": (lambda x: keras.layers.UpSampling2D()(keras.layers.Softmax()(x[:, ::2, ::2])), True),
+    "enlarged by kseg": (lambda x: BilinearUpsampling(2)(keras.layers.Softmax()(x[:, ::2, ::2])), True),
+    "reshaped": (_reshaped, True),
+    "permuted": (lambda x: keras.layers.Permute((2, 1, 3))(keras.layers.Softmax()(x)), True),
+    "rounded": (lambda x: keras.ops.cast(keras.layers.Softmax()(x), "float32"), True),
+    "mean": (lambda x: keras.layers.Average()([keras.ops.softmax(x), keras.ops.softmax(2.0 * x)]), True),
+    "mean with logits": (lambda x: keras.layers.Average()([keras.ops.softmax(x), x]), False),
     "dropout": (lambda x: keras.layers.Dropout(0.5)(keras.ops.softmax(x)), True),
     "convolution": (keras.layers.Conv2D(2, 1), False),
     "weights behind": (lambda x: keras.layers.Conv2D(2, 1)(keras.ops.softmax(x)), False),
@@ -182,6 +194,12 @@ def test_no_softmax_comes_twice(end):
     np.testing.assert_allclose(lower(network, None, output="probabilities")(images), expected, atol=1e-6)
     if normalised and end != "enlarged":  # of which no 8-bit training knows the layer
         assert gives_probabilities(quantization_aware(network))
+
+
+def test_reshaped_to_other_channels_they_are_no_probabilities():
+    network = _network((8, 8, 3))
+    scores = keras.layers.Softmax()(network.outputs[0])
+    assert not gives_probabilities(keras.Model(network.inputs[0], keras.layers.Reshape((8, 4, 4))(scores)))
 
 
 def test_one_class():

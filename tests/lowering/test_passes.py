@@ -65,7 +65,8 @@ def test_an_activation_that_does_something_stays():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"scale": False}, {"center": False}, {"epsilon": 0.1}, {"kind": layers.BatchNormalization}]
+    "options",
+    [{}, {"scale": False}, {"center": False}, {"epsilon": 0.1}, {"renorm": True}, {"kind": layers.BatchNormalization}],
 )
 @pytest.mark.parametrize(
     "convolution",
@@ -119,7 +120,9 @@ def test_the_channel_flip_is_exact():
     np.testing.assert_array_equal(lowered.get_layer("first").kernel, network.get_layer("first").kernel[:, :, ::-1])
 
 
-@pytest.mark.parametrize("rescaling", [(1 / 255, 0.0), (1 / 127.5, -1.0), (0.5, [1.0, 2.0, 3.0])])
+@pytest.mark.parametrize(
+    "rescaling", [(1 / 255, 0.0), (1 / 127.5, -1.0), (0.5, [1.0, 2.0, 3.0]), (0.5, [[[1.0, 2.0, 3.0]]])]
+)
 def test_rescaling_of_keras(rescaling):
     lowered = _same(_model(keras.layers.Rescaling(*rescaling), _conv()))
     assert "Rescaling" not in _kinds(lowered)

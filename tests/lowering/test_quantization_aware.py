@@ -86,6 +86,21 @@ def test_the_file_gives_the_networks_numbers(tmp_path, build):
         np.testing.assert_array_equal(weight, old)
 
 
+def test_layers_for_training_round_nothing(tmp_path):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.RandomFlip()(image)
+    x = keras.layers.RandomBrightness(0.2)(x)
+    x = keras.layers.Rescaling(1 / 255)(x)
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    x = keras.layers.GaussianNoise(0.1)(x)
+    aware = _ranged(keras.Model(image, keras.layers.Conv2D(4, 1)(x)))
+    _write(aware, tmp_path / "net.tflite")
+    for picture in _pictures(3, 3):
+        found, step = _run(tmp_path / "net.tflite", picture)
+        mine = np.asarray(aware(picture[None].astype(np.float32), training=False))[0]
+        assert np.abs(found - mine).max() <= 0.01 * step
+
+
 def test_without_training_only_the_kernels_are_rounded():
     network = _filled(dict(MODELS)["unet"])
     images = _pictures(2, 3).astype(np.float32)

@@ -151,9 +151,14 @@ def _pixels(graph, weights):
 
 
 def _stand_in(kernel, axis):
-    """[channels, 2, 1, 1], or with the channels second: the least and the greatest weight of every channel."""
+    """[channels, 2, 1, 1], or with the channels second: the least and the greatest weight of every channel.
+
+    A channel of zeros borrows those of all others: the quantizer would give it steps of 1, and so its bias too few.
+    """
     others = tuple(place for place in range(kernel.ndim) if place != axis)
-    extremes = np.stack([kernel.min(others), kernel.max(others)], 1 - axis)
+    least, greatest = kernel.min(others), kernel.max(others)
+    zeros = (least == 0) & (greatest == 0)
+    extremes = np.stack([np.where(zeros, kernel.min(), least), np.where(zeros, kernel.max(), greatest)], 1 - axis)
     return extremes.reshape(*extremes.shape, *(1,) * (kernel.ndim - 2))
 
 

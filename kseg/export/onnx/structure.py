@@ -36,6 +36,7 @@ def structure(model, output="logits"):
     weights = {f"weight_{number}": as_array(variable) for number, variable in enumerate(variables)}
     proto, constants = _convert(model, weights)
     weights |= constants
+    _join_biases(proto.graph)
     proto.graph.name, proto.graph.doc_string = model.name, ""
     _keep_used_domains(proto)
     _modernise_nearest(proto.graph)
@@ -75,6 +76,18 @@ def _convert(model, weights):
     graph = function.get_concrete_function().graph
     held = {inside.name: outside for outside, inside in graph.captures}
     return proto, {name: held[name].numpy() for name in (entry.name for entry in proto.graph.input) if name in held}
+
+
+def _join_biases(graph):
+    """To a convolution with a bias to which another vector is added, tf2onnx gives both, where ONNX knows one."""
+    onnx = need("onnx", "onnx")
+    for node in list(graph.node):
+        if node.op_type in ("Conv", "ConvTranspose") and len(node.input) > 3:
+            joined = f"{node.output[0]}/bias"
+            addition = onnx.helper.make_node("Add", list(node.input[2:]), [joined])
+            graph.node.insert(list(graph.node).index(node), addition)
+            del node.input[2:]
+            node.input.append(joined)
 
 
 @contextmanager

@@ -111,9 +111,10 @@ def _put_biases_in(network):
         if len(users) != 1 or users[0].name != "ADD" or operator.outputs[0] in network.outputs.values():
             continue
         (addition,) = users
-        (other,) = (index for index in addition.inputs if index != operator.outputs[0])
+        other = next((index for index in addition.inputs if index != operator.outputs[0]), None)  # None: x + x
         bias = network.constants.get(other)
-        if bias is None or bias.size != network.tensors[operator.outputs[0]].shape[-1]:
+        channels = network.tensors[operator.outputs[0]].shape[-1]
+        if bias is None or bias.size != channels or bias.shape[-1:] != (channels,):
             continue
         place = FILTERS[operator.name][1]
         if len(operator.inputs) > place and np.any(network.constants.get(operator.inputs[place], np.nan)):

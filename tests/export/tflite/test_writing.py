@@ -150,6 +150,26 @@ def test_a_network_that_computes_with_its_weights(tmp_path):
         assert _compare(expected, run(tmp_path / "net.tflite", picture))[0] <= LIMITS[precision][0]
 
 
+def _rows(convolution):
+    """A value for each row, of which there are as many as channels."""
+    rows = np.linspace(-1, 1, SIZE[0], dtype=np.float32).reshape(-1, 1, 1)
+    return convolution + rows
+
+
+@pytest.mark.parametrize("addition", [_rows, lambda convolution: keras.layers.Add()([convolution, convolution])])
+@pytest.mark.parametrize("precision", LIMITS)
+def test_sums_that_are_no_bias(tmp_path, addition, precision):
+    keras.utils.set_random_seed(3)
+    image = keras.Input((*SIZE, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = addition(keras.layers.Conv2D(SIZE[0], 3, padding="same", use_bias=False)(x))
+    network = keras.Model(image, keras.layers.Conv2D(3, 1)(x))
+    (picture,) = pictures(1, seed=1)
+    _written(tmp_path / "net.tflite", network, precision)
+    error, _ = _compare(np.asarray(network(picture[None]))[0], run(tmp_path / "net.tflite", picture))
+    assert error <= LIMITS[precision][0]
+
+
 def test_dilation_groups_and_other_activations(tmp_path):
     keras.utils.set_random_seed(2)
     image = keras.Input((None, None, 3))
