@@ -26,5 +26,5 @@ say python "$tools/benchmark.py" "${files[@]}" --threads 2 --json "$out/times.js
 for file in "${files[@]}"; do
   cp "$file" "$file.json" "$exported"
 done
-say python "$tools/../tests/benchmarks/exported.py" "$out/times.json" "$exported/README.md"
+say python "$tools/../tests/benchmarks/exported.py" "$out/times.json" "$exported/README.md" nuclei
 echo "Done in $((SECONDS - start)) s: the files, their cards and the table of exported/README.md are new."

@@ -1,6 +1,6 @@
-"""Write the table of exported/README.md from the cards that lie beside it and the times of tools/benchmark.py.
+"""Write a table of exported/README.md from the cards that lie beside it and the times of tools/benchmark.py.
 
-    python tests/benchmarks/exported.py runs/exported/times.json exported/README.md
+    python tests/benchmarks/exported.py runs/exported/times.json exported/README.md nuclei
 
 `make exported` runs it.
 """
@@ -17,11 +17,11 @@ from kseg.runtime import Card
 HEADINGS = ("file", "MB", "mean IoU, Keras", "mean IoU, file", "same class", "median, ms", "p90, ms")
 
 
-def main(times, readme):
-    """Put the table between the lines `<!-- files -->` and `<!-- /files -->`."""
+def main(times, readme, section):
+    """Put the table between the lines `<!-- SECTION -->` and `<!-- /SECTION -->`."""
     times, readme = json.loads(Path(times).read_text()), Path(readme)
     rows = [[*row(readme.with_name(Path(one["file"]).name)), *latency(one)] for one in times["files"]]
-    replace_section(readme, "files", f"{table(HEADINGS, rows)}\n\n{conditions(times)}")
+    replace_section(readme, section, f"{table(HEADINGS, rows)}\n\n{conditions(times)}")
 
 
 def row(path):

@@ -150,13 +150,17 @@ def test_a_network_that_computes_with_its_weights(tmp_path):
         assert _compare(expected, run(tmp_path / "net.tflite", picture))[0] <= LIMITS[precision][0]
 
 
-def _rows(convolution):
-    """A value for each row, of which there are as many as channels."""
-    rows = np.linspace(-1, 1, SIZE[0], dtype=np.float32).reshape(-1, 1, 1)
-    return convolution + rows
+class Rows(keras.layers.Layer):
+    """Adds a value to each row."""
+
+    def build(self, shape):
+        self.rows = self.add_weight(shape=(shape[1], 1, 1), initializer="normal")
+
+    def call(self, values):
+        return values + self.rows
 
 
-@pytest.mark.parametrize("addition", [_rows, lambda convolution: keras.layers.Add()([convolution, convolution])])
+@pytest.mark.parametrize("addition", [Rows(), lambda x: keras.layers.Add()([x, x])], ids=["rows", "twice"])
 @pytest.mark.parametrize("precision", LIMITS)
 def test_sums_that_are_no_bias(tmp_path, addition, precision):
     keras.utils.set_random_seed(3)
