@@ -149,12 +149,18 @@ def _names_in(layers):
     return ", ".join(layer.name for layer in layers)
 
 
-def thaw(model, frozen, recipe, labels, steps):
-    """Train the layers that `freeze` returned as well; the optimizer goes on with what it knows of the others."""
-    for layer in frozen:
+def go_on(model, recipe, labels, steps, *, thawed=(), loss=None):
+    """Compile a model that has been trained for some epochs anew; the optimizer goes on with what it knows.
+
+    Args:
+        model, recipe, labels, steps: as in `compile_trainer`.
+        thawed: layers that `freeze` returned, which are trained from here on.
+        loss: from `build_loss`; None: as before.
+    """
+    for layer in thawed:
         layer.trainable = True
     before = model.optimizer
-    compile_trainer(model, recipe, labels, steps, model.loss)
+    compile_trainer(model, recipe, labels, steps, loss or model.loss)
     carry_over(before, model.optimizer)
 
 

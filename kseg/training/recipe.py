@@ -51,6 +51,7 @@ class Recipe:
         loss: names in LOSSES; their sum is minimised.
         class_weights: "none", or weights counted in the training masks, for the losses that are means over pixels:
             "median_frequency" or "inverse_log" (kseg.data.class_weights).
+        unweighted_after: number of epochs after which all classes count alike; None: never.
         label_smoothing: share of the target that the cross-entropy spreads over all classes.
         hard_share: share of the pixels that the loss "hard_pixels" takes, in 0..1.
         optimizer: name in OPTIMIZERS.
@@ -103,6 +104,7 @@ class Recipe:
     border_background: int = 0
     loss: tuple[str, ...] = ("cross_entropy",)
     class_weights: str = "none"
+    unweighted_after: int | None = None
     label_smoothing: float = 0.0
     hard_share: float = 0.25
     optimizer: str = "adamw"
@@ -120,7 +122,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("batch", "epochs", "repeats", "validate_every", "accumulate", "patience", "thaw_after"):
+        for name in _FROM_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"recipe field `{name}` must be at least 1. Received: {getattr(self, name)}")
         if len(self.crop_px) != 2 or min(self.crop_px) < 1:
@@ -165,10 +167,17 @@ class Recipe:
             raise InputError(f"recipe field `average` must lie between 0 and 1. Received: {self.average}")
         if self.thaw_after is not None and not self.frozen:
             raise InputError("recipe field `thaw_after` thaws what is `frozen`, and nothing is")
+        if self.unweighted_after is not None and self.class_weights == "none":
+            raise InputError("recipe field `unweighted_after` ends the `class_weights`, and there are none")
 
 
 # Losses that are a mean over pixels, which can be weighted.
 _PIXELWISE = ("cross_entropy", "focal", "hard_pixels")
+
+_FROM_ONE = (
+    *("batch", "epochs", "repeats", "validate_every", "accumulate", "patience"),
+    *("thaw_after", "unweighted_after"),
+)
 
 _FROM_ZERO = (
     "auxiliary_weight",

@@ -18,7 +18,7 @@ from kseg import data
 from kseg.errors import InputError, need
 from kseg.files import held, replacing
 from kseg.training.averaging import AveragedWeights
-from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, thaw
+from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, go_on
 from kseg.training.callbacks import ProgressBar, RunFiles, StepLines, ended_early
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.distribution import Placement
@@ -123,8 +123,9 @@ class _Job:
         # `last.keras` holds the optimizer of the part of the run in which it was written.
         thawed = recipe.thaw_after is not None and first > recipe.thaw_after
         frozen = [] if thawed else freeze(model, recipe)
-        loss = build_loss(recipe, labels, _class_weights(recipe, self.train_source, self.log))
-        compile_trainer(model, recipe, labels, self.steps, loss)
+        weighted = recipe.unweighted_after is None or first <= recipe.unweighted_after
+        weights = _class_weights(recipe, self.train_source, self.log) if weighted else None
+        compile_trainer(model, recipe, labels, self.steps, build_loss(recipe, labels, weights))
         sources = (self.train_source, self.val_source)
         about = {**about, "images": [len(source.names) for source in sources], "samples": samples_digest(*sources)}
         about = facts(precision, prediction_model(model).count_params(), about)
@@ -171,12 +172,19 @@ class _Job:
         self._write(FACTS, json.dumps({**about, "seconds": round(seconds, 1)}, indent=2) + "\n")
 
     def _train_parts(self, model, first, frozen, files):
-        """`fit` from the number of finished epochs `first` on, anew where layers are thawed."""
-        recipe = self.recipe
-        for end in sorted(end for end in {recipe.thaw_after or 0, recipe.epochs} if first < end <= recipe.epochs):
+        """`fit` from the number of finished epochs `first` on, anew where layers are thawed or class weights end."""
+        recipe, labels = self.recipe, self.train_source.labels
+        ends = {recipe.thaw_after or 0, recipe.unweighted_after or 0, recipe.epochs}
+        for end in sorted(end for end in ends if first < end <= recipe.epochs):
+            changes = {}
             if frozen and first == recipe.thaw_after:
                 self.log(f"Thawing {', '.join(recipe.frozen)}")
-                thaw(model, frozen, recipe, self.train_source.labels, self.steps)
+                changes["thawed"] = frozen
+            if first and first == recipe.unweighted_after:
+                self.log("From here on, all classes count alike")
+                changes["loss"] = build_loss(recipe, labels)
+            if changes:
+                go_on(model, recipe, labels, self.steps, **changes)
             self._fit(model, first, end, files)
             first = end
             if ended_early(files.history, recipe.patience):

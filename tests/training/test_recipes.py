@@ -57,6 +57,8 @@ def test_values_are_read_by_the_type_of_their_field():
         ("average=1", "`average` must lie between 0 and 1"),
         ("accumulate=0", "`accumulate` must be at least 1"),
         ("thaw_after=3", "`thaw_after` thaws what is `frozen`, and nothing is"),
+        ("unweighted_after=3", "`unweighted_after` ends the `class_weights`, and there are none"),
+        ("unweighted_after=0", "`unweighted_after` must be at least 1"),
         ("elastic_px=-1", "`elastic_px` must be at least 0"),
         ("border_weight=nan", "`border_weight` must be at least 0"),
         ("hard_share=0", "`hard_share` must be above 0"),

@@ -26,6 +26,8 @@ CRAFT = {
     "optimizing": {
         "frozen": ("encode", "upsample_2"),
         "thaw_after": 1,
+        "class_weights": "median_frequency",
+        "unweighted_after": 2,
         "average": 0.9,
         "accumulate": 2,
         "clip_norm": 1.0,
@@ -127,6 +129,21 @@ def test_frozen_layers_stay_until_they_are_thawed(sources, tmp_path, monkeypatch
     for weight, *later in zip(start.weights, *after_epochs, strict=True):
         changed = [bool(np.abs(np.asarray(one) - np.asarray(weight)).max() > 1e-9) for one in later]
         assert changed == [not weight.path.startswith("encode"), True], weight.path
+
+
+def test_class_weights_end(sources, tmp_path, monkeypatch):
+    """With steps too small to change anything, each epoch's loss on the same crops says how it was weighted."""
+    settings = {"scales": (1, 1), "flips": "none", "crop_px": (48, 64), "brightness": 0, "contrast": 0, "saturation": 0}
+    settings |= {"learning_rate": 1e-30, "epochs": 3, "class_weights": "inverse_log"}
+    losses = {}
+    for after in (None, 1, 2):
+        run = _train(sources, tmp_path / f"after_{after}", unweighted_after=after, **settings)
+        losses[after] = [entry["loss"] for entry in run.history]
+    alike = _train(sources, tmp_path / "alike", **{**settings, "class_weights": "none"}).history
+    for after, found in losses.items():
+        expected = [losses[None][i] if after is None or i < after else alike[i]["loss"] for i in range(3)]
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert losses[None] != pytest.approx([entry["loss"] for entry in alike], rel=1e-2)
 
 
 def test_the_average_is_what_is_validated_and_kept(sources, tmp_path):
