@@ -51,7 +51,7 @@ class Recipe:
         loss: names in LOSSES; their sum is minimised.
         class_weights: "none", or weights counted in the training masks, for the losses that are means over pixels:
             "median_frequency" or "inverse_log" (kseg.data.class_weights).
-        unweighted_after: number of epochs after which all classes count alike; None: never.
+        weighted_share: share of the epochs in which they count, from the first on; after it all classes count alike.
         label_smoothing: share of the target that the cross-entropy spreads over all classes.
         hard_share: share of the pixels that the loss "hard_pixels" takes, in 0..1.
         optimizer: name in OPTIMIZERS.
@@ -104,7 +104,7 @@ class Recipe:
     border_background: int = 0
     loss: tuple[str, ...] = ("cross_entropy",)
     class_weights: str = "none"
-    unweighted_after: int | None = None
+    weighted_share: float = 1.0
     label_smoothing: float = 0.0
     hard_share: float = 0.25
     optimizer: str = "adamw"
@@ -150,8 +150,11 @@ class Recipe:
             raise InputError(f"recipe field `auxiliary` must name each layer once. Received: {self.auxiliary}")
         if not self.loss:
             raise InputError("recipe field `loss` must name at least one loss. Received none")
-        if not 0 < self.hard_share <= 1:
-            raise InputError(f"recipe field `hard_share` must be above 0 and at most 1. Received: {self.hard_share}")
+        for name in _SHARES:
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(
+                    f"recipe field `{name}` must be above 0 and at most 1. Received: {getattr(self, name)}"
+                )
         if self.class_weights != "none" and not set(self.loss) & set(_PIXELWISE):
             raise InputError(
                 f"recipe field `class_weights` works with {', '.join(_PIXELWISE)}. Received: {', '.join(self.loss)}"
@@ -167,17 +170,14 @@ class Recipe:
             raise InputError(f"recipe field `average` must lie between 0 and 1. Received: {self.average}")
         if self.thaw_after is not None and not self.frozen:
             raise InputError("recipe field `thaw_after` thaws what is `frozen`, and nothing is")
-        if self.unweighted_after is not None and self.class_weights == "none":
-            raise InputError("recipe field `unweighted_after` ends the `class_weights`, and there are none")
 
 
 # Losses that are a mean over pixels, which can be weighted.
 _PIXELWISE = ("cross_entropy", "focal", "hard_pixels")
 
-_FROM_ONE = (
-    *("batch", "epochs", "repeats", "validate_every", "accumulate", "patience"),
-    *("thaw_after", "unweighted_after"),
-)
+_FROM_ONE = ("batch", "epochs", "repeats", "validate_every", "accumulate", "patience", "thaw_after")
+
+_SHARES = ("hard_share", "weighted_share")
 
 _FROM_ZERO = (
     "auxiliary_weight",

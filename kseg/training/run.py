@@ -123,8 +123,7 @@ class _Job:
         # `last.keras` holds the optimizer of the part of the run in which it was written.
         thawed = recipe.thaw_after is not None and first > recipe.thaw_after
         frozen = [] if thawed else freeze(model, recipe)
-        weighted = recipe.unweighted_after is None or first <= recipe.unweighted_after
-        weights = _class_weights(recipe, self.train_source, self.log) if weighted else None
+        weights = _class_weights(recipe, self.train_source, self.log) if first <= _weighted_epochs(recipe) else None
         compile_trainer(model, recipe, labels, self.steps, build_loss(recipe, labels, weights))
         sources = (self.train_source, self.val_source)
         about = {**about, "images": [len(source.names) for source in sources], "samples": samples_digest(*sources)}
@@ -174,13 +173,13 @@ class _Job:
     def _train_parts(self, model, first, frozen, files):
         """`fit` from the number of finished epochs `first` on, anew where layers are thawed or class weights end."""
         recipe, labels = self.recipe, self.train_source.labels
-        ends = {recipe.thaw_after or 0, recipe.unweighted_after or 0, recipe.epochs}
+        ends = {recipe.thaw_after or 0, _weighted_epochs(recipe), recipe.epochs}
         for end in sorted(end for end in ends if first < end <= recipe.epochs):
             changes = {}
             if frozen and first == recipe.thaw_after:
                 self.log(f"Thawing {', '.join(recipe.frozen)}")
                 changes["thawed"] = frozen
-            if first and first == recipe.unweighted_after:
+            if first and first == _weighted_epochs(recipe):
                 self.log("From here on, all classes count alike")
                 changes["loss"] = build_loss(recipe, labels)
             if changes:
@@ -263,6 +262,11 @@ def _augmentation(recipe, labels):
 
 def _silent(line):
     """The log of a process that is not the chief."""
+
+
+def _weighted_epochs(recipe):
+    """Number of epochs in which the classes' weights count; 0: there are none."""
+    return 0 if recipe.class_weights == "none" else max(1, round(recipe.weighted_share * recipe.epochs))
 
 
 def _class_weights(recipe, source, log):

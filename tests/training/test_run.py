@@ -27,7 +27,7 @@ CRAFT = {
         "frozen": ("encode", "upsample_2"),
         "thaw_after": 1,
         "class_weights": "median_frequency",
-        "unweighted_after": 2,
+        "weighted_share": 0.6,
         "average": 0.9,
         "accumulate": 2,
         "clip_norm": 1.0,
@@ -136,14 +136,14 @@ def test_class_weights_end(sources, tmp_path, monkeypatch):
     settings = {"scales": (1, 1), "flips": "none", "crop_px": (48, 64), "brightness": 0, "contrast": 0, "saturation": 0}
     settings |= {"learning_rate": 1e-30, "epochs": 3, "class_weights": "inverse_log"}
     losses = {}
-    for after in (None, 1, 2):
-        run = _train(sources, tmp_path / f"after_{after}", unweighted_after=after, **settings)
+    for after in (1, 2, 3):
+        run = _train(sources, tmp_path / f"after_{after}", weighted_share=after / 3, **settings)
         losses[after] = [entry["loss"] for entry in run.history]
     alike = _train(sources, tmp_path / "alike", **{**settings, "class_weights": "none"}).history
     for after, found in losses.items():
-        expected = [losses[None][i] if after is None or i < after else alike[i]["loss"] for i in range(3)]
+        expected = [losses[3][i] if i < after else alike[i]["loss"] for i in range(3)]
         assert found == pytest.approx(expected, rel=1e-5)
-    assert losses[None] != pytest.approx([entry["loss"] for entry in alike], rel=1e-2)
+    assert losses[3] != pytest.approx([entry["loss"] for entry in alike], rel=1e-2)
 
 
 def test_the_average_is_what_is_validated_and_kept(sources, tmp_path):
