@@ -33,7 +33,7 @@ class Network:
 NETWORKS = {
     "nuclei_unet": Network((256, 256), LABELS.names, ("nuclei val", 20)),
     "nuclei_unet_mobilenet": Network((256, 256), LABELS.names, ("nuclei val", 20)),
-    "streets_deeplab_mobilenet": Network((360, 480), STREETS, ("camvid val", 101), ("int8.tflite", "int8.onnx")),
+    "streets_deeplab_mobilenet": Network((360, 480), STREETS, ("camvid val", 101), ("int8.tflite", "float16.onnx")),
 }
 FILES = [(name, f"{name}_{kind}") for name, network in NETWORKS.items() for kind in network.kinds]
 NUCLEI_FILES = [file for name, file in FILES if name.startswith("nuclei")]
@@ -59,7 +59,7 @@ def masks(pictures):
 def test_all_of_them_are_here_and_small():
     files = [path for path in EXPORTED.iterdir() if path.suffix in (".tflite", ".onnx")]
     assert sorted(path.name for path in files) == sorted(file for _, file in FILES)
-    assert sum(path.stat().st_size for path in EXPORTED.iterdir()) < 20e6
+    assert sum(path.stat().st_size for path in EXPORTED.iterdir()) < 22e6
 
 
 @pytest.mark.parametrize(("name", "file"), FILES)
@@ -91,10 +91,10 @@ def test_finds_nuclei(file, masks, pictures):
     assert iou.mean() > 0.85  # they reach 0.89 to 0.91
 
 
-@pytest.mark.parametrize("kind", ["tflite", "onnx"])
-def test_finds_what_is_in_a_street(kind, camvid):
-    source = data.open_source(camvid, "val[40:44]")
-    predictor = load_predictor(EXPORTED / f"streets_deeplab_mobilenet_int8.{kind}")
+@pytest.mark.parametrize("kind", NETWORKS["streets_deeplab_mobilenet"].kinds)
+def test_finds_what_is_in_a_street(kind, camvid_dir):
+    source = data.open_source(camvid_dir, "val[40:44]")
+    predictor = load_predictor(EXPORTED / f"streets_deeplab_mobilenet_{kind}")
     assert evaluate(predictor, data.evaluation_batches(source), source.labels).mean_iou > 0.5
 
 
