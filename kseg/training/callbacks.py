@@ -122,6 +122,18 @@ def _few(logs):
     return {name: value for name, value in (logs or {}).items() if name.removeprefix("val_") in shown}
 
 
+class EndAfter(keras.callbacks.Callback):
+    """Ends `fit` after an epoch, counted from 1, that need not be the last of the run which its lines tell of."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epochs:
+            self.model.stop_training = True
+
+
 class StepLines(keras.callbacks.Callback):
     """A line every so often within an epoch, for a log file, where `fit`'s progress bar would be a mess.
 

@@ -19,7 +19,7 @@ from kseg.errors import InputError, need
 from kseg.files import held, replacing
 from kseg.training.averaging import AveragedWeights
 from kseg.training.build import build_loss, build_trainer, compile_trainer, freeze, go_on
-from kseg.training.callbacks import ProgressBar, RunFiles, StepLines, ended_early
+from kseg.training.callbacks import EndAfter, ProgressBar, RunFiles, StepLines, ended_early
 from kseg.training.checkpoint import read_state, restore, restore_seed_states
 from kseg.training.distribution import Placement
 from kseg.training.facts import facts, samples_digest
@@ -193,7 +193,7 @@ class _Job:
         epochs, chief = _validation_epochs(self.recipe), self.placement.is_chief
         shared = SharedValidation(self.val_source, epochs, self.placement.shard) if self.placement.kind else None
         callbacks = [shared] if shared else [AveragedWeights()]
-        callbacks += [ProgressBar(), files]
+        callbacks += [ProgressBar(), files, EndAfter(end)]
         if chief:
             callbacks.append(LearningCurves(self.folder / "logs", self.val_source, shared=shared))
         if not sys.stdout.isatty():
@@ -203,7 +203,7 @@ class _Job:
                 training_stream(self.recipe, self.train_source, first, self.placement.shard),
                 steps_per_epoch=self.steps,
                 initial_epoch=first,
-                epochs=end,
+                epochs=self.recipe.epochs,
                 validation_data=None if shared else data.evaluation_batches(self.val_source),
                 validation_freq=epochs,
                 callbacks=callbacks,

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -131,7 +132,7 @@ def test_frozen_layers_stay_until_they_are_thawed(sources, tmp_path, monkeypatch
         assert changed == [not weight.path.startswith("encode"), True], weight.path
 
 
-def test_class_weights_end(sources, tmp_path, monkeypatch):
+def test_class_weights_end(sources, tmp_path, capsys):
     """With steps too small to change anything, each epoch's loss on the same crops says how it was weighted."""
     settings = {"scales": (1, 1), "flips": "none", "crop_px": (48, 64), "brightness": 0, "contrast": 0, "saturation": 0}
     settings |= {"learning_rate": 1e-30, "epochs": 3, "class_weights": "inverse_log"}
@@ -139,6 +140,7 @@ def test_class_weights_end(sources, tmp_path, monkeypatch):
     for after in (1, 2, 3):
         run = _train(sources, tmp_path / f"after_{after}", weighted_share=after / 3, **settings)
         losses[after] = [entry["loss"] for entry in run.history]
+        assert re.findall("Epoch (.*)", capsys.readouterr().out) == ["1/3", "2/3", "3/3"]
     alike = _train(sources, tmp_path / "alike", **{**settings, "class_weights": "none"}).history
     for after, found in losses.items():
         expected = [losses[3][i] if i < after else alike[i]["loss"] for i in range(3)]
