@@ -114,7 +114,12 @@ def _sampled(values, scores):
 
 
 def cell_px(size, cells):
-    """Width of a cell of the scores: the least power of two with which so many cover the image, padded or not."""
+    """Width in pixels of a cell of the scores: the least power of two with which so many cover the image, padded or not.
+
+    Args:
+        size: of the image in pixels, int or (where it is not known before) an integer tensor.
+        cells: how many the scores have along that size, the same.
+    """
     if isinstance(size, int) and isinstance(cells, int):
         return 2 ** max(0, math.ceil(math.log2(size / cells)))
     return 2 ** ops.cast(ops.ceil(ops.log2(size / cells) - 1e-3), "int32")  # the logarithm is not exact
