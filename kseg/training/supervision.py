@@ -114,7 +114,7 @@ def _sampled(values, scores):
 
 
 def cell_px(size, cells):
-    """Width in pixels of a cell of the scores: the least power of two with which so many cover the image, padded or not.
+    """Pixels a cell of the scores is wide: the least power of two with which so many cover the image, padded or not.
 
     Args:
         size: of the image in pixels, int or (where it is not known before) an integer tensor.
