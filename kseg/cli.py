@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import logging
 import os
 import shlex
 import signal
@@ -66,12 +67,18 @@ def command_line(tool, argv=None):
 
 def load_keras():
     """Import Keras and its backend without what these print: TensorFlow's notes come at any log level."""
+    logging.getLogger("tensorflow").addFilter(_is_no_retracing)
     try:
         with muted():
             importlib.import_module("keras")
     except (ImportError, ValueError) as error:  # no backend, or a KERAS_BACKEND that there is not
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"Keras found no backend ({reason}): pip install 'kseg[cpu]', or set KERAS_BACKEND") from error
+
+
+def _is_no_retracing(record):
+    """Images of several sizes make TensorFlow trace several times, which it counts over all models together."""
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def parser(description, examples):

@@ -1,5 +1,6 @@
 """How a tool ends when it is told to, and what it prints."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from kseg import cli
@@ -76,3 +78,24 @@ def test_a_tool_prints_nothing_but_its_own_line():
     command = [sys.executable, "tools/evaluate.py", "no.keras", "--data", "nuclei"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no.keras: no such file\n")
+
+
+def test_nothing_is_said_of_images_of_several_sizes(monkeypatch):
+    """TensorFlow warns when functions are traced often, as those that take images of several sizes must be."""
+    logger, said = tf.get_logger(), []
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(logger, "handlers", [logging.Handler()])
+    monkeypatch.setattr(logger.handlers[0], "emit", lambda record: said.append(record.getMessage()))
+
+    def trace_often():
+        function = tf.function(lambda number: number)
+        for number in range(12):
+            function(number)
+
+    trace_often()
+    assert any("retracing" in message for message in said)
+    said.clear()
+    cli.load_keras()
+    trace_often()
+    logger.warning("something else")
+    assert said == ["something else"]
