@@ -37,16 +37,14 @@ _PGM = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _COLOURED = ("RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 _LOSSY = ("JPEG", "MPO")
-# EXIF orientation -> (whether rows and columns change places, then whether the rows, and the columns, are reversed).
 _UPRIGHT = {
-    1: (False, False, False),
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -89,12 +87,11 @@ def read_image(path, contents=None):
     Raises:
         InputError: no such file, not an image, damaged, or of 32 bits a channel. Names the file.
     """
-    image, turn = _decode(path, contents)
-    image = _in_8_bits(image, path)
+    image = _in_8_bits(_decode(path, contents), path)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return _upright(np.array(image.convert("RGB")), turn)
+    return np.array(image.convert("RGB"))
 
 
 def read_mask(path, labels, contents=None):
@@ -110,12 +107,12 @@ def read_mask(path, labels, contents=None):
         InputError: no such file, damaged, a JPEG of indices, colours where indices are wanted, colours of 32 bits, or
             a file whose indices Pillow changes, such as a TIFF in which 0 is white. Names the file.
     """
-    image, turn = _decode(path, contents)
+    image = _decode(path, contents)
     if labels.masks == "colour":
-        return labels.from_colours(_upright(np.asarray(_in_8_bits(image, path).convert("RGB")), turn))
+        return labels.from_colours(np.asarray(_in_8_bits(image, path).convert("RGB")))
     if image.format in _LOSSY:
         raise InputError(f"{path}: JPEG changes the indices of a mask; save masks as PNG")
-    return _upright(_indices(image, path, contents), turn), 0
+    return _indices(image, path, contents), 0
 
 
 def read_contents(path):
@@ -127,7 +124,7 @@ def read_contents(path):
     Raises:
         InputError: as `read_mask`.
     """
-    image, _ = _decode(path, None)  # what is in it does not depend on its orientation
+    image = _decode(path, None)
     if image.format in _LOSSY:
         return np.asarray(image.convert("RGB")), None, False
     if image.mode in ("P", "PA"):
@@ -159,13 +156,17 @@ def image_size(path):
 
 
 def _decode(path, contents):
-    """(fully decoded Pillow image, its EXIF orientation)."""
+    """Fully decoded Pillow image, upright."""
     try:
         with Image.open(path if contents is None else io.BytesIO(contents)) as image:
             # Before decoding: Pillow adds what follows the pixels, which the header check does not look at.
             turn = orientation(image.info.get("exif"))
             image.load()
-            return image, turn
+            if turn not in _UPRIGHT:
+                return image
+            upright = image.transpose(_UPRIGHT[turn])
+            upright.format = image.format
+            return upright
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except PermissionError as error:
@@ -187,13 +188,6 @@ def _in_8_bits(image, path):
     if image.mode in ("I", "F"):
         raise InputError(f"{path}: {image.mode!r} pixels of 32 bits have no known white; save it with 8 or 16 bits")
     return image
-
-
-def _upright(pixels, turn):
-    """An array [H, W, ...] as the EXIF orientation `turn` wants it seen."""
-    transposed, rows, columns = _UPRIGHT[turn]
-    pixels = pixels.swapaxes(0, 1) if transposed else pixels
-    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def _indices(image, path, contents):

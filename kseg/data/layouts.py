@@ -153,12 +153,12 @@ def folder(path, split=None):
         command = f"python tools/check.py {shlex.quote(str(path))} --propose"
         raise InputError(f"{path / 'labels.json'}: no such file; `{command}` guesses one from what the masks hold")
     labels = LabelSet.load(path / "labels.json")
-    images = _by_stem(_split_folder(path / "images", split), IMAGE_SUFFIXES)
-    level = "" if _is_flat(path / "images", split) else split
-    masks_folder = path / "masks" / level
+    images_folder = _split_folder(path / "images", split)
+    masks_folder = path / "masks" / images_folder.relative_to(path / "images")
+    images = _by_stem(images_folder, IMAGE_SUFFIXES)
     masks = _by_stem(masks_folder, _MASK_SUFFIXES)
     if not images:
-        raise InputError(f"{path / 'images' / level}: no images in it")
+        raise InputError(f"{images_folder}: no images in it")
     stems = sorted(images)
     orphans = [(str(masks[stem]), "mask without an image") for stem in sorted(set(masks) - set(images))]
     wanted = [masks.get(stem, masks_folder / f"{stem}.png") for stem in stems]
@@ -225,18 +225,13 @@ def _split_folder(images, split):
     if not images.is_dir():
         raise InputError(f"{images}: no such folder")
     known = _splits_of(images)
-    if not _is_flat(images, split):
+    if split is not None and (split != "all" or "all" in known):  # a folder may be called all
         if not (images / split).is_dir():
             raise InputError(f"{images / split}: no such split; {_listed(known)}")
         return images / split
     if known and not _by_stem(images, IMAGE_SUFFIXES):
         raise InputError(f"{images}: choose a split; {_listed(known)}")
     return images
-
-
-def _is_flat(images, split):
-    """Whether a split means the images that lie in no folder; a folder may be called all."""
-    return split is None or (split == "all" and "all" not in _splits_of(images))
 
 
 def _splits_of(folder):

@@ -37,8 +37,8 @@ def quantization_aware(model):
     activations wherever the file will round them. Fine-tune with a tenth of the learning rate; the ranges follow the
     activations while it trains. In prediction it gives the numbers of its file: exactly through convolutions, sums,
     concatenations, max pooling and enlarging up to 8 times; enlarging 16 or 32 times and operations without a layer
-    of their own here may round single values to the other side. Layers of random changes come before a `Rescaling`:
-    behind it, it is not folded as it is in the file.
+    of their own here may round single values to the other side. Put layers of random
+    changes before a `Rescaling`: behind it, they keep it from being folded, as it is in the file.
 
     Args:
         model: functional or sequential keras.Model with one input, RGB in 0..255, and one output; it is left as it is.

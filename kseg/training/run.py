@@ -123,7 +123,7 @@ class _Job:
         # `last.keras` holds the optimizer of the part of the run in which it was written.
         thawed = recipe.thaw_after is not None and first > recipe.thaw_after
         frozen = [] if thawed else freeze(model, recipe)
-        weights = _class_weights(recipe, self.train_source, self.log) if first <= _weighted_epochs(recipe) else None
+        weights = _class_weights(recipe, self.train_source, self.log) if first < _weighted_epochs(recipe) else None
         compile_trainer(model, recipe, labels, self.steps, build_loss(recipe, labels, weights))
         sources = (self.train_source, self.val_source)
         about = {**about, "images": [len(source.names) for source in sources], "samples": samples_digest(*sources)}

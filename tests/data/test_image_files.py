@@ -94,6 +94,12 @@ def test_exif_orientation_of_other_formats(name, tmp_path):
     assert image_size(path) == (41, 37)
 
 
+def test_a_turned_mask_of_16_bits(tmp_path):
+    mask = indices(6, 9).astype(np.uint16) * 300
+    path = save(tmp_path / "mask.png", mask, exif=exif(6))
+    np.testing.assert_array_equal(read_mask(path, LABELS)[0], np.rot90(mask, -1))
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("masks", ["index", "colour"])
 def test_masks_are_turned_as_images_are(masks, turn, tmp_path):
