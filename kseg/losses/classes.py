@@ -171,8 +171,8 @@ class Tversky(_SegmentationLoss):
 class LovaszSoftmax(_SegmentationLoss):
     """Lovász-softmax (Berman et al. 2018): see `kseg.losses.lovasz_softmax`.
 
-    It sorts every pixel once a class, which on a CPU can cost more than a small network's step: mostly used to
-    fine-tune what cross-entropy has trained.
+    It costs two to three times what the other losses do (tests/benchmarks/losses.py). Mostly added to cross-entropy,
+    or used to fine-tune what that has trained.
 
     Args:
         ignore: label of the pixels that do not count, or None.

@@ -10,6 +10,9 @@ from keras import ops
 
 from kseg.losses.pixels import mean_over, prepare, sum_over_pixels
 
+# In how many steps lovasz_softmax tells errors apart.
+_STEPS = 2**14
+
 
 def soft_dice(labels, logits, ignore=None, smooth=0.0):
     """1 - Dice coefficient of softmax(logits) and the one-hot labels, averaged over the classes present.
@@ -86,8 +89,6 @@ def tversky(labels, logits, ignore=None, alpha=0.3, beta=0.7, smooth=0.0):
 def lovasz_softmax(labels, logits, ignore=None, per_image=False):
     """Lovász-softmax: the convex extension of the Jaccard loss, averaged over the classes present.
 
-    Sorts all pixels once a class: slower than the other losses (see the class `LovaszSoftmax`).
-
     Args:
         labels: whole numbers [B, H, W] or [B, H, W, 1], class indices; `ignore` marks unlabelled pixels.
         logits: float [B, H, W, classes], not normalised.
@@ -98,24 +99,25 @@ def lovasz_softmax(labels, logits, ignore=None, per_image=False):
         float32 scalar in [0, 1], 0 is perfect; special cases as in `soft_dice`.
     Raises:
         ValueError: the shapes do not fit, or `ignore` is a class.
-    Reference: Berman et al. 2018, algorithm 1, over the classes present. Departs: the differences of
-    the Jaccard index come from exact integer counts, not from subtracting neighbours, which in float32 would cancel
-    for large images.
+    Reference: Berman et al. 2018, algorithm 1, over the classes present. Departs: the pixels are counted by their
+    error in steps of 1 / 16384 instead of sorted, which is several times as fast; errors within a step count as equal
+    when the slopes are told, and as what they are in the sum, so the value is the sorted one's within 1 / 16384. The
+    slopes come from exact integer counts; differences of neighbouring Jaccard indices would cancel in float32.
     """
     labels, logits, valid, flaw = prepare(labels, logits, ignore)
     classes = logits.shape[-1]
     images = ops.shape(labels)[0] if per_image else 1
-    by_class = ops.arange(classes, dtype="int32")[None, :, None]  # [1, C, 1]
-    true = ops.reshape(labels, (images, 1, -1)) == by_class  # bool [N, C, P]
+    true = ops.reshape(labels, (images, 1, -1)) == ops.arange(classes, dtype="int32")[None, :, None]  # bool [N, C, P]
     probabilities = ops.reshape(ops.softmax(logits), (images, -1, classes))
     probabilities = ops.transpose(probabilities, (0, 2, 1))  # [N, C, P]
-    errors = ops.where(true, 1.0 - probabilities, probabilities)
-    # Pixels that are not valid sort behind every valid one and weigh nothing.
-    errors = ops.where(ops.reshape(valid, (images, 1, -1)) > 0, errors, -1.0)
-    order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
-    slopes = _jaccard_slopes(ops.take_along_axis(ops.cast(true, "int32"), order, axis=-1))
-    errors = ops.maximum(ops.take_along_axis(errors, order, axis=-1), 0.0)
-    losses = ops.sum(errors * ops.stop_gradient(slopes), axis=-1)  # [N, C]
+    right = ops.where(true, probabilities, 1.0 - probabilities)  # 1 - error
+    places = _places(right, true)
+    counted = ops.broadcast_to(ops.reshape(ops.cast(valid, "int32"), (images, 1, -1)), ops.shape(true))
+    counts = ops.segment_sum(ops.reshape(counted, (-1,)), places, images * classes * _STEPS * 2)
+    counts = ops.reshape(counts, (images, classes, _STEPS, 2))
+    slopes = ops.take(ops.reshape(_jaccard_slopes(counts), (-1,)), places)
+    slopes = ops.reshape(slopes, ops.shape(true)) * ops.cast(counted, "float32")
+    losses = ops.sum((1.0 - right) * ops.stop_gradient(slopes), axis=-1)  # [N, C]
     present = ops.cast(ops.any(true, axis=-1), "float32")
     by_image = mean_over(losses, present, axis=-1)  # [N]
     return mean_over(by_image, ops.max(present, axis=-1)) + flaw
@@ -150,21 +152,29 @@ def _safe(denominator, present):
     return ops.where(present > 0, denominator, 1.0)
 
 
-def _jaccard_slopes(true):
+def _places(right, true):
+    """Where each pixel is counted, int32 [N * C * P]: by image, class, falling error, and whether of the class."""
+    images, classes = ops.shape(right)[:2]
+    steps = ops.cast(ops.stop_gradient(right) * _STEPS, "int32")
+    steps = ops.clip(steps, 0, _STEPS - 1)  # of NaN, any: the sum is NaN by the error itself
+    rows = ops.reshape(ops.arange(images * classes, dtype="int32"), (images, classes, 1))
+    return ops.reshape((rows * _STEPS + steps) * 2 + ops.cast(true, "int32"), (-1,))
+
+
+def _jaccard_slopes(counts):
     """Berman's algorithm 1: what the Jaccard loss grows by as the pixels go wrong one after the other.
 
-    With I the pixels of the class still right and U the union after a step: a pixel of the class takes one from I
-    and leaves U, so the loss grows by 1 / U; any other pixel adds one to U and costs I / (U - 1) - I / U.
+    With I the pixels of the class still right and U the union: a pixel of the class takes one from I and leaves U, so
+    the loss grows by 1 / U; the n others of a step, which go after it, make U to U + n and cost I / U - I / (U + n).
 
     Args:
-        true: int32 [..., P], 1 where the pixel is of the class, by falling error.
+        counts: int32 [N, C, steps, 2], by falling error: the pixels of another class, and those of the class.
     Returns:
-        float32 [..., P].
+        float32 of the same shape, for one pixel of each kind.
     """
-    misses = ops.cumsum(true, axis=-1)  # int32: exact for any image, where float32 would stop at 2**24 pixels
-    steps = ops.cumsum(ops.ones_like(true), axis=-1)
-    size = ops.sum(true, axis=-1, keepdims=True)
-    right = ops.cast(size - misses, "float32")
-    union = ops.cast(size + steps - misses, "float32")
-    extra = right / (union * ops.maximum(union - 1.0, 1.0))
-    return ops.where(true > 0, 1.0 / ops.maximum(union, 1.0), extra)
+    others, own = counts[..., 0], counts[..., 1]
+    size = ops.sum(own, axis=-1, keepdims=True)
+    # int32: exact for any image, where float32 would stop at 2**24 pixels
+    union = ops.cast(ops.maximum(size + ops.cumsum(others, axis=-1) - others, 1), "float32")
+    still_right = ops.cast(size - ops.cumsum(own, axis=-1), "float32")
+    return ops.stack([still_right / (union * (union + ops.cast(others, "float32"))), 1.0 / union], axis=-1)
