@@ -106,7 +106,13 @@ def export(
     first = next(pairs, None)
     if first is None:
         raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
-    check_lowered(model, network, first[0])  # before the converters, which crash on some networks that compute NaN
+    # Before the converters, which crash on some networks that compute NaN.
+    scores = check_lowered(model, network, first[0])
+    if output == "probabilities" and not gives_probabilities(model) and _sum_to_one(scores):
+        raise InputError(
+            f"{model.name}: gives scores of 0 to 1 that sum to 1, but ends in no softmax that kseg can see, and would be "
+            f"given a second one; export its logits, which are these probabilities"
+        )
     if output == "labels":  # by which NaN cannot be told
         pairs = _lowered_alike(model, network, pairs)
     given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
@@ -177,6 +183,10 @@ def _lowered_alike(model, network, pairs):
     for image, label in pairs:
         check_lowered(model, network, image)
         yield image, label
+
+
+def _sum_to_one(scores):
+    return scores.shape[-1] > 1 and scores.min() >= 0 and np.abs(scores.sum(-1) - 1).max() < 1e-3
 
 
 def _kept_apart(verification, calibration):

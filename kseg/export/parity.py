@@ -162,6 +162,8 @@ def check_lowered(model, network, image):
         model: the trained keras.Model as it was given.
         network: the same, lowered (`kseg.lowering.lower`) with its rounding kept, giving logits.
         image: uint8 or float [H, W, 3] in 0..255 of any size.
+    Returns:
+        What the trained model gives, [H, W, classes].
     Raises:
         ParityError: they differ, or the model computes what is not a number.
     """
@@ -181,6 +183,7 @@ def check_lowered(model, network, image):
     failures = comparison.failures(TOLERANCES["float32"] if exact else REBUILT)
     if failures:
         raise ParityError(f"{model.name}: lowered for the export, it differs from itself: {'; '.join(failures)}")
+    return given
 
 
 def _keras_scores(model, pixels, classes=None):

@@ -27,6 +27,20 @@ _KEEPING = (
     keras.layers.Resizing,
     keras.layers.UpSampling2D,
 )
+# Operations of keras.ops, or of indexing, that do as well. Their classes are not public: by name.
+_KEEPING_OPERATIONS = (
+    "Cast",
+    "Clip",
+    "Flip",
+    "GetItem",
+    "Moveaxis",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "Squeeze",
+    "Swapaxes",
+    "Transpose",
+)
 OUTPUTS = {"logits": None, "probabilities": ends.give_probabilities, "labels": ends.give_labels}
 
 
@@ -106,7 +120,7 @@ def lower_with_ranges(
 
 def gives_probabilities(model):
     """Whether a functional or sequential model ends in a softmax or a sigmoid, behind which nothing but cutting,
-    enlarging, reshaping, rounding or the mean of several such comes."""
+    resizing, reshaping, clipping, rounding or the mean of several such comes."""
     graph = read(model)
     return _are_probabilities(graph, graph.output)
 
@@ -128,7 +142,7 @@ def _normalises(operation):
 def _keeps_kind(step):
     if step.is_a(keras.layers.Activation):
         return _activation(step.operation) == "linear"
-    keeps = step.is_a(*_KEEPING) or type(step.operation).__name__ == "Cast"
+    keeps = step.is_a(*_KEEPING) or type(step.operation).__name__ in _KEEPING_OPERATIONS
     return keeps and step.outputs[0].shape[-1] == step.inputs[0].shape[-1]  # the classes, if reshaped or permuted
 
 

@@ -212,13 +212,15 @@ def take_ranges(graph):
             graph.steps.remove(step)
             graph.redirect(step.outputs[0], step.inputs[0])
             continue
+        if kind is not RoundedImage and kind is not QuantizedAdd and kind not in plain:
+            continue
         if kind is RoundedImage:
             _plain_image(graph, step)
         elif kind is QuantizedAdd:
             step.args = (step.args[0],)
             _note_range(ranges, step.outputs[0], step.arrays())
             step.replace(keras.layers.Add(name=step.name, dtype="float32"))
-        elif kind in plain:
+        else:
             *weights, low, high = step.arrays()
             _note_range(ranges, step.outputs[0], (low, high))
             config = step.operation.get_config()
@@ -226,7 +228,7 @@ def take_ranges(graph):
             del config["momentum"]
             step.args, step.kwargs = step.args[:1], {}
             step.replace(plain[kind].from_config(config), [kernel, *weights[1:]])
-        del step.outputs[1:]
+        del step.outputs[1:]  # the size of a step, for the next layer
     return ranges
 
 

@@ -276,6 +276,18 @@ def test_one_class_is_compared_by_its_scores(tmp_path, activation):
             classify()
 
 
+def test_no_second_softmax_behind_probabilities_that_only_the_scores_betray(tmp_path):
+    image = keras.Input((None, None, 3))
+    p = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(image / 255.0)
+    network = keras.Model(image, keras.layers.Concatenate()([1.0 - p, p]), name="both")
+    two = {"labels": LabelSet.numbered(2), "verification": [(image, label % 2) for image, label in _pairs()]}
+    arguments = {"format": "tflite", "size_px": SIZE, "path": tmp_path / "net.tflite", **two}
+    with pytest.raises(InputError, match="both: gives scores of 0 to 1 that sum to 1"):
+        export(network, output="probabilities", **arguments)
+    assert not [*tmp_path.iterdir()]
+    export(network, **arguments)
+
+
 def test_what_is_always_zero_in_16_bits(tmp_path):
     """LiteRT's addition of 16 bits would end the process, were the zeros stored in steps of 1."""
     image = keras.Input((None, None, 3))

@@ -402,6 +402,17 @@ def test_int8_of_what_is_not_finite(tmp_path, factor):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("activation", ["gelu", "celu"])
+def test_activations_that_onnx_has_not(tmp_path, precision, activation):
+    network = lower(_small(head=keras.layers.Activation(activation)), SIZE)
+    images = _pictures()
+    path, *_ = write_onnx(network, tmp_path / "net.onnx", precision, calibration=images)
+    expected = network.predict(images[0][None], verbose=0)
+    errors = {"float32": 1e-6, "float16": 2e-3, "int8": 0.1}
+    np.testing.assert_allclose(_run(path, images[0]), expected, atol=errors[precision] * np.abs(expected).max())
+
+
 # ---- what goes wrong
 
 

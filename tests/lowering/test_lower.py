@@ -175,6 +175,10 @@ ENDS = {
     "rounded": (lambda x: keras.ops.cast(keras.layers.Softmax()(x), "float32"), True),
     "mean": (lambda x: keras.layers.Average()([keras.ops.softmax(x), keras.ops.softmax(2.0 * x)]), True),
     "mean with logits": (lambda x: keras.layers.Average()([keras.ops.softmax(x), x]), False),
+    "resized by an operation": (lambda x: keras.ops.image.resize(keras.ops.softmax(x), (8, 8)), True),
+    "cut by indices": (lambda x: keras.ops.softmax(keras.layers.ZeroPadding2D(1)(x))[:, 1:-1, 1:-1], True),
+    "clipped": (lambda x: keras.ops.clip(keras.ops.softmax(x), 0.01, 0.99), True),
+    "turned": (lambda x: keras.ops.swapaxes(keras.ops.softmax(x), 1, 2), True),
     "dropout": (lambda x: keras.layers.Dropout(0.5)(keras.ops.softmax(x)), True),
     "convolution": (keras.layers.Conv2D(2, 1), False),
     "weights behind": (lambda x: keras.layers.Conv2D(2, 1)(keras.ops.softmax(x)), False),
@@ -194,6 +198,20 @@ def test_no_softmax_comes_twice(end):
     np.testing.assert_allclose(lower(network, None, output="probabilities")(images), expected, atol=1e-6)
     if normalised and end != "enlarged":  # of which no 8-bit training knows the layer
         assert gives_probabilities(quantization_aware(network))
+
+
+@pytest.mark.parametrize("operation", ["split", "unstack", "moments"])
+def test_operations_that_give_several(operation):
+    """A gate in the manner of a GLU: of what a step gives, one or all are used."""
+    network = _network((8, 8, 3))
+    parts = {
+        "split": lambda x: keras.ops.split(x, 2, axis=-1),
+        "unstack": lambda x: keras.ops.unstack(x[..., None, :], axis=-2),
+        "moments": lambda x: keras.ops.moments(x, axes=(1, 2), keepdims=True),
+    }[operation](network.outputs[0])
+    network = keras.Model(network.inputs[0], parts[0] * keras.ops.sigmoid(parts[-1]) + network.outputs[0])
+    image = _image((8, 8))
+    np.testing.assert_allclose(lower(network, None)(image), network(image), atol=1e-6)
 
 
 def test_reshaped_to_other_channels_they_are_no_probabilities():

@@ -21,13 +21,13 @@ def fold(proto, weights):
     outputs = {output.name for output in graph.output}
     foldable, remaining, sources = [], [], {name: {name} for name in weights}
     for node in graph.node:  # tf2onnx sorts them: producers first
-        alone = node.input and constant.issuperset(node.input) and not outputs.intersection(node.output)
+        alone = node.input and constant.issuperset(_reads(node)) and not outputs.intersection(node.output)
         (foldable if alone else remaining).append(node)
         if alone:
             constant.update(node.output)
             together = set().union(*(sources.get(name, ()) for name in node.input))
             sources.update(dict.fromkeys(node.output, together))
-    needed = {name for node in remaining for name in node.input}
+    needed = {name for node in remaining for name in _reads(node)}
     produced = [name for node in foldable for name in node.output if name in needed]
     values = {name: value for name, value in weights.items() if name in needed}
     values.update(_evaluate(proto, foldable, weights, produced))
@@ -36,6 +36,12 @@ def fold(proto, weights):
     keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
     del graph.value_info[:]  # shapes of tensors that are no longer there; the checker infers them anew
     return values, {name: next(iter(sources[name])) for name in values if len(sources[name]) == 1}
+
+
+def _reads(node):
+    """The names of all tensors that a node reads, those of the branches of an If too, which see what is outside."""
+    branches = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
+    return [*node.input, *(name for graph in branches for inner in graph.node for name in _reads(inner))]
 
 
 def _evaluate(proto, nodes, weights, names):
@@ -77,7 +83,7 @@ def put_biases_in(graph, weights):
     """
     users = {}
     for node in graph.node:
-        for name in node.input:
+        for name in _reads(node):
             users.setdefault(name, []).append(node)
     outputs = {output.name for output in graph.output}
     for node in list(graph.node):

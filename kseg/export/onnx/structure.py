@@ -12,7 +12,7 @@ import keras
 from kseg.errors import need, one_line
 from kseg.export.errors import ConversionError
 from kseg.export.onnx.folding import fold, keep, put_biases_in
-from kseg.export.onnx.integers import HANDLERS
+from kseg.export.onnx.operators import HANDLERS
 from kseg.lowering.graph import as_array
 from kseg.runtime.chatter import muted
 
