@@ -37,6 +37,9 @@ def command(main):
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         # Pillow's limit of 179 megapixels guards servers; these are the user's own files, and windows bound the memory.
         Image.MAX_IMAGE_PIXELS = None
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a terminal that cannot show a class's name must not cost the results
+                stream.reconfigure(errors="replace")
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -52,6 +55,9 @@ def command(main):
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # of `| head`, which has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            return 0
 
     return run
 
@@ -231,6 +237,8 @@ def check_file(path):
         raise InputError(f"{path}: its folder does not exist")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; a file is to be written")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: its folder is read-only")
 
 
 def check_images(images):
@@ -241,7 +249,9 @@ def check_images(images):
 
 def check_output(folder):
     """Before long work: raise InputError if files cannot be written to `folder`, which may be missing."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if there.is_symlink() and not there.exists():
+        raise InputError(f"{folder}: cannot be written to: {there} is a link to nothing")
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"{folder}: cannot be written to: {there} is {'read-only' if there.is_dir() else 'a file'}")
 

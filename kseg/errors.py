@@ -22,7 +22,7 @@ class CheckError(Exception):
 def one_line(error):
     """What an exception is and says, in one line of at most 200 characters, without TensorFlow's marks of colour and of
     nodes."""
-    said = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", str(error))
+    said = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", str(error)).partition("Detected at node")[0]
     return " ".join(f"{type(error).__name__}: {said}".split())[:200]
 
 

@@ -1,16 +1,19 @@
 """Files that are either whole or not there: written beside, flushed to the disk, then renamed."""
 
 import errno
+import hashlib
 import json
 import logging
 import math
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kseg.errors import InputError
 
 log = logging.getLogger("kseg")
+
+_LONGEST_NAME = 255  # bytes, on the usual file systems
 
 
 @contextmanager
@@ -25,19 +28,25 @@ def replacing(path):
     Yields:
         Path to write to.
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full, or there can be no such file.
     """
     path = Path(path)
     temporary = path.with_name(f".tmp-{path.name}")
+    if len(os.fsencode(temporary.name)) > _LONGEST_NAME:
+        short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        temporary = path.with_name(f".tmp-{short}{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if is_disk_full(error):
             raise InputError(f"{path}: no space left on the disk; nothing was changed") from error
+        if isinstance(error, OSError) and error.filename in (str(path), str(temporary)):
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
         raise
 
 

@@ -11,6 +11,8 @@ from kseg.files import read_text
 
 # The colour that Pascal VOC gives to unlabelled pixels, and ours for every index that has no colour of its own.
 VOID_COLOUR = (224, 224, 192)
+# An overlay is drawn in strips of so many pixels: each takes about 60 bytes while it is drawn.
+_STRIP_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,19 @@ class LabelSet:
         Returns:
             uint8 [H, W, 3].
         """
-        image, colours = np.asarray(image, np.float32), self.to_colours(mask)
-        drawn = (np.asarray(mask) < len(self)) & colours.any(-1)
+        image, mask = np.asarray(image), np.asarray(mask)
+        overlay = np.empty(image.shape, np.uint8)
+        rows = max(1, _STRIP_PIXELS // max(1, mask.shape[1]))
+        for top in range(0, len(mask), rows):
+            strip = slice(top, top + rows)
+            overlay[strip] = self._overlay(image[strip].astype(np.float32), mask[strip], opacity)
+        return overlay
+
+    def _overlay(self, image, mask, opacity):
+        colours = self.to_colours(mask)
+        drawn = (mask < len(self)) & colours.any(-1)
         mixed = image + opacity * (colours - image)
-        return np.where(drawn[..., None], mixed, image).clip(0, 255).astype(np.uint8)
+        return np.where(drawn[..., None], mixed, image).clip(0, 255)
 
     def from_colours(self, colours):
         """Colour mask -> class indices, by the nearest colour of the set (squared distance in RGB).

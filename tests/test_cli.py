@@ -1,6 +1,8 @@
 """How a tool ends when it is told to, and what it prints."""
 
 import logging
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,3 +101,20 @@ def test_nothing_is_said_of_images_of_several_sizes(monkeypatch):
     trace_often()
     logger.warning("something else")
     assert said == ["something else"]
+
+
+def test_a_closed_pipe_and_a_poor_terminal_are_no_faults(tmp_path):
+    tool = (
+        "from kseg import cli\n@cli.command\ndef main(argv=None):\n for _ in range(99999): print('細胞核')\n"
+        "raise SystemExit(main())"
+    )
+    command = f"{sys.executable} -c {shlex.quote(tool)} | head -n 1"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == (b"???\n", b"")
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is a link to nothing"):
+        cli.check_output(tmp_path / "link")

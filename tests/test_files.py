@@ -50,6 +50,22 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
+def test_the_longest_name(tmp_path):
+    path = tmp_path / f"{'n' * 251}.txt"
+    with replacing(path) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("new")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "missing/a.txt", "folder"])
+def test_what_cannot_be_written_is_told_by_its_own_name(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=f"{name}: cannot be written: "), replacing(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
 def test_a_full_disk_is_told_in_one_line(small_disk):
     path = small_disk / "a.bin"
     path.write_bytes(b"old")

@@ -97,6 +97,16 @@ def test_an_overlay_leaves_what_is_black_or_unlabelled():
     assert found.tolist() == [[[100, 100, 100], [150, 100, 50], [100, 100, 100]]]
 
 
+def test_an_overlay_in_strips_is_that_of_the_whole(monkeypatch):
+    generator = np.random.default_rng(0)
+    labels = LabelSet(("a", "b"), ((10, 0, 0), (200, 100, 0)))
+    image, mask = generator.integers(0, 256, (7, 5, 3), np.uint8), generator.integers(0, 3, (7, 5))
+    whole = labels.overlay(image, mask)
+    for pixels in (1, 10, 23):
+        monkeypatch.setattr("kseg.labels._STRIP_PIXELS", pixels)
+        np.testing.assert_array_equal(labels.overlay(image, mask), whole)
+
+
 def test_indices_and_colours():
     mask = np.array([[0, 1], [255, 7]])
     colours = LABELS.to_colours(mask)

@@ -47,15 +47,24 @@ def main(argv=None):
     for path, (mask_path, overlay_path) in cli.progress(outputs.items(), "Predicting", total=len(outputs)):
         try:
             image = read_image(path)
+            mask = _mask(predictor, image, path)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        mask = predictor.indices(image[None])[0]
         pictures.save_overlay(image, mask, predictor.labels, overlay_path, args.opacity)
         pictures.save_index_mask(mask, predictor.labels, mask_path)  # last: one without its overlay is not ours
     print(f"{len(images) - failed} of {len(images)} images labelled: {args.out}")
     return 2 if failed else 0
+
+
+def _mask(predictor, image, path):
+    from kseg.errors import InputError
+
+    try:
+        return predictor.indices(image[None])[0]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _outputs(images, folder):

@@ -79,6 +79,8 @@ def _score(folder, source, split, boundaries):
     from kseg import evaluation
     from kseg.evaluation.record import record
 
+    if not (folder / "best.keras").is_file():
+        raise InputError(f"{folder}: no validation gave a finite score; start anew with a lower learning_rate")
     predictor = evaluation.load_predictor(folder / "best.keras")
     show = functools.partial(cli.progress, title="Evaluating", total=len(source.names))
     scores = record(folder, predictor, source, show, boundaries)

@@ -67,6 +67,7 @@ def DeepLabV3Plus(
         raise ValueError(f"`rates` must be different whole numbers, as a tuple. Received: {rates}")
     for rate in rates:
         check_count("rates", rate)
+    rates = tuple(map(int, rates))  # Keras takes no whole numbers of NumPy here
     check_choice("include_top", include_top, (True, False))
     check_share("dropout", dropout)
     check_positive("alpha", alpha)

@@ -16,15 +16,21 @@ def image_input(input_tensor, input_shape):
         input_tensor: Keras tensor [B, H, W, C] or None.
         input_shape: (height, width, channels), where sizes may be None for any; None: RGB images of any size.
     Raises:
-        ValueError: not three dimensions, no number of channels, or not a Keras tensor.
+        ValueError: not three dimensions, no number of channels, a side of less than a pixel, or not a Keras tensor; or
+            Keras is set to `channels_first`.
     """
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "kseg's networks take images with the channels last: keras.config.set_image_data_format('channels_last')"
+        )
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor) or len(input_tensor.shape) != 4:
             raise ValueError(f"`input_tensor` must be a Keras tensor [B, H, W, C]. Received: {input_tensor}")
         sources = keras.utils.get_source_inputs(input_tensor)
         return input_tensor, sources[0] if len(sources) == 1 else sources
-    shape = (None, None, 3) if input_shape is None else tuple(input_shape)
-    if len(shape) != 3 or shape[-1] is None:
+    shape = (None, None, 3) if input_shape is None else input_shape
+    sizes = isinstance(shape, tuple | list) and [side for side in shape if side is not None]
+    if not sizes or len(shape) != 3 or shape[-1] is None or min(sizes) < 1:
         raise ValueError(f"`input_shape` must be (height, width, channels). Received: {input_shape}")
     inputs = keras.Input(shape, name="images")
     return inputs, inputs
@@ -55,13 +61,13 @@ def check_count(name, value):
 
 def check_share(name, value):
     """Raise ValueError unless 0 <= value < 1."""
-    if not 0 <= value < 1:
+    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be in [0, 1). Received: {value}")
 
 
 def check_positive(name, value):
     """Raise ValueError unless `value` > 0, and finite."""
-    if not 0 < value < math.inf:
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         raise ValueError(f"`{name}` must be positive and finite. Received: {value}")
 
 

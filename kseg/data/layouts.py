@@ -226,7 +226,8 @@ def _split_folder(images, split):
         raise InputError(f"{images}: no such folder")
     known = _splits_of(images)
     if split is not None and (split != "all" or "all" in known):  # a folder may be called all
-        if not (images / split).is_dir():
+        elsewhere = Path(split).is_absolute() or ".." in Path(split).parts
+        if elsewhere or not (images / split).is_dir():
             raise InputError(f"{images / split}: no such split; {_listed(known)}")
         return images / split
     if known and not _by_stem(images, IMAGE_SUFFIXES):

@@ -86,11 +86,11 @@ def _jpeg_part(contents, box, width):
     """The part `box` of a JPEG, the same pixels as in the whole.
 
     libjpeg skips what lies outside as far as it can. Halved chroma is interpolated from its neighbours, which lack at
-    the sides of what it decodes, so one column more is taken there.
+    the sides of what it decodes, so more columns are taken there; of two or fewer of them it interpolates nothing.
     """
     tf = tensorflow()
     top, left, height, wide = tf.unstack(box)
-    first, end = tf.maximum(left - 1, 0), tf.minimum(left + wide + 1, width)
+    first, end = tf.maximum(left - 4, 0), tf.minimum(left + wide + 4, width)
     window = tf.stack([top, first, height, end - first])
     seen = tf.image.decode_and_crop_jpeg(contents, window, channels=3, dct_method="INTEGER_ACCURATE")
     return seen[:, left - first : left - first + wide]

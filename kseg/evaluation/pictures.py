@@ -149,7 +149,7 @@ def save_iou_chart(scores, labels, path):
     figure, axes = _figure(width=max(4.0, 1.6 + 0.6 * len(labels)), height=3.6)
     values = [scores.iou[name] for name in labels.names]
     colours = [tuple(v / 255 for v in colour) for colour in labels.colours]
-    axes.bar(labels.names, [v or 0.0 for v in values], color=colours, edgecolor="0.3")
+    axes.bar(list(map(_as_text, labels.names)), [v or 0.0 for v in values], color=colours, edgecolor="0.3")
     for position, value in enumerate(values):
         text = "absent" if value is None else f"{value:.2f}"
         axes.text(position, (value or 0.0) + 0.01, text, ha="center", fontsize=8)
@@ -171,8 +171,9 @@ def save_confusion_chart(scores, labels, path):
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
     ticks = range(len(labels))
-    axes.set_xticks(ticks, labels.names, rotation=90)
-    axes.set_yticks(ticks, labels.names)
+    names = list(map(_as_text, labels.names))
+    axes.set_xticks(ticks, names, rotation=90)
+    axes.set_yticks(ticks, names)
     axes.set(xlabel="predicted", ylabel="true", title="share of each true class")
     _save(figure, path)
 
@@ -211,7 +212,7 @@ def save_comparison_curves(runs, path):
                 for key, style in ((name, {"linewidth": 0.8}), (f"val_{name}", {"marker": ".", "linewidth": 1.6})):
                     points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
                     if points:
-                        label = run if history is histories[0] and key == name else None
+                        label = _as_text(run) if history is histories[0] and key == name else None
                         axes.plot(*zip(*points, strict=True), color=f"C{place % 10}", label=label, **style)
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
@@ -267,6 +268,11 @@ def _figure(width, height, columns=1):
     """Figure and axes that draw to files only: no window, and no state shared between figures."""
     figure = need("matplotlib.figure", "plots").Figure(figsize=(width, height), dpi=120, layout="constrained")
     return figure, figure.subplots(1, columns)
+
+
+def _as_text(name):
+    """A name as Matplotlib shows it: $ would begin a formula, and what begins with _ is left out of legends."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _save(figure, path):

@@ -110,8 +110,8 @@ def export(
     scores = check_lowered(model, network, first[0])
     if output == "probabilities" and not gives_probabilities(model) and _sum_to_one(scores):
         raise InputError(
-            f"{model.name}: gives scores of 0 to 1 that sum to 1, but ends in no softmax that kseg can see, and would be "
-            f"given a second one; export its logits, which are these probabilities"
+            f"{model.name}: gives scores of 0 to 1 that sum to 1, but ends in no softmax that kseg can see, and would "
+            f"be given a second one; export its logits, which are these probabilities"
         )
     if output == "labels":  # by which NaN cannot be told
         pairs = _lowered_alike(model, network, pairs)

@@ -100,7 +100,8 @@ def restore(model, path, iterations):
         InputError: the file is damaged, or its optimizer was not restored, which Keras itself would not say
             (between precisions the variables differ in number).
     """
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:  # Keras's LossScaleOptimizer would get a second loss scale, and load neither
+        model.optimizer.build(model.trainable_variables)
     try:
         archive.load_weights(model, path)
     except Exception as error:

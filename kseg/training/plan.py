@@ -45,6 +45,8 @@ def plan(recipe, folder, seeds=None, resume=False, settings=(), chief=True):
         return [Planned(resume_recipe(folder, settings) if resume else recipe, folder, resume)]
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise InputError(f"seeds must be different whole numbers from 0. Received: {', '.join(map(str, seeds))}")
+    if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
+        raise InputError("--seeds sets the seeds; leave out --set seed=")
     if not resume:
         return [Planned(replace(recipe, seed=seed), folder / f"seed_{seed}", False) for seed in seeds]
     begun = {seed: (folder / f"seed_{seed}" / RECIPE).is_file() for seed in seeds}
@@ -132,6 +134,8 @@ def resume_recipe(folder, settings=()):
     """
     path = Path(folder) / RECIPE
     if not path.is_file():
+        if seeds := sorted(int(each.parent.name[5:]) for each in Path(folder).glob(f"seed_*[0-9]/{RECIPE}")):
+            raise InputError(f"{folder}: holds runs of several seeds; say which: --seeds {' '.join(map(str, seeds))}")
         raise InputError(f"{folder}: no {RECIPE}; there is no run to resume")
     recipe = recipe_from_json(path.read_text(), path)
     changed = change(recipe, settings)

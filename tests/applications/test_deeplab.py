@@ -83,6 +83,10 @@ def test_the_moving_statistics_settle_in_a_short_training(backbone):
         ({"rates": 6}, "`rates` must be different whole numbers"),
         ({"rates": (6, 6)}, "`rates` must be different whole numbers"),
         ({"backbone": None}, "`backbone` must be one of vgg16, mobilenet_v2. Received: None"),
+        ({"dropout": "much"}, r"`dropout` must be in \[0, 1\)"),
+        ({"alpha": None}, "`alpha` must be positive"),
+        ({"input_shape": 64}, "`input_shape` must be"),
+        ({"input_shape": (0, 0, 3)}, "`input_shape` must be"),
         ({"dropout": 1}, r"`dropout` must be in \[0, 1\)"),
         ({"alpha": -1}, "`alpha` must be positive"),
         ({"include_top": "no"}, "`include_top` must be one of True, False"),
@@ -91,3 +95,16 @@ def test_the_moving_statistics_settle_in_a_short_training(backbone):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         DeepLabV3Plus(**{**SMALL, **options})
+
+
+def test_rates_may_be_of_numpy():
+    assert DeepLabV3Plus(**{**SMALL, "rates": (np.int64(2), np.int64(3))}).count_params() > 0
+
+
+def test_channels_first_is_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="with the channels last"):
+            DeepLabV3Plus(**SMALL)
+    finally:
+        keras.config.set_image_data_format("channels_last")

@@ -348,6 +348,7 @@ def test_a_part_has_the_pixels_of_the_whole(name, tmp_path):
     whole, label = source.load(0)
     boxes = [(0, 0, 75, 93), (0, 0, 1, 1), (74, 92, 1, 1), (3, 17, 40, 33), (40, 16, 20, 77), (10, 0, 30, 64)]
     boxes += [(i, i + 7, 20, 30 + i) for i in range(1, 17)]
+    boxes += [(i, left, 3, 1) for i in range(20) for left in (0, 1, 91, 92)]
 
     def part(box):
         size, read = source.open(tf.constant(0, tf.int64))

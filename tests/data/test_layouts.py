@@ -31,8 +31,9 @@ def test_folder_without_splits(split, tmp_path):
 def test_wrong_splits_name_those_that_exist(tmp_path):
     dataset(tmp_path, split="train")
     dataset(tmp_path, split="val")
-    with pytest.raises(InputError, match="no such split; there are: train, val"):
-        data.open_source(tmp_path, "test")
+    for split in ("test", str(tmp_path / "images/train"), "../masks/train"):
+        with pytest.raises(InputError, match="no such split; there are: train, val"):
+            data.open_source(tmp_path, split)
     with pytest.raises(InputError, match="choose a split; there are: train, val"):
         data.open_source(tmp_path)
 

@@ -48,3 +48,12 @@ def test_charts_are_pictures(tmp_path):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 300
             assert np.array(picture.convert("L")).std() > 5, "an empty picture"
+
+
+def test_names_are_drawn_as_they_are():
+    figure, axes = pictures._figure(width=3, height=3)
+    for name in ("_old", "a_$x$_{", "plain"):
+        axes.plot([0, 1], label=pictures._as_text(name))
+    shown = [text.get_text().strip() for text in figure.legend(*axes.get_legend_handles_labels()).get_texts()]
+    figure.canvas.draw()
+    assert shown == ["_old", r"a_\$x\$_{", "plain"]

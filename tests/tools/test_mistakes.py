@@ -362,3 +362,21 @@ def test_options_that_cannot_be_read(tiny_run, options, capsys):
     error = capsys.readouterr().err
     assert f"argument {options[0]}: must be" in error
     assert f"Received: {options[1]}" in error
+
+
+def test_predict_goes_on_after_an_image_that_the_network_cannot_take(tmp_path, capsys):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.UpSampling2D()(keras.layers.Conv2D(2, 2, strides=2)(image))
+    network = keras.Model(image, keras.layers.Add()([x, keras.layers.Conv2D(2, 1)(image)]))
+    save_model(network, tmp_path / "even.keras", LabelSet.numbered(2))
+    (tmp_path / "images").mkdir()
+    for name, size in (("a", (8, 8)), ("b", (7, 9)), ("c", (6, 4))):
+        Image.new("RGB", size).save(tmp_path / f"images/{name}.png")
+    arguments = [tmp_path / "even.keras", tmp_path / "images", "--out", tmp_path / "out"]
+    assert tool("predict")([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert "b.png: " in said.err
+    assert "cannot compute an image of 9 x 7" in said.err
+    assert "Detected at" not in said.err
+    assert said.out.startswith("2 of 3 images labelled")
+    assert (tmp_path / "out/c.png").is_file()

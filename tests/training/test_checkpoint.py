@@ -19,11 +19,8 @@ def _network(policy="float32", classes=2):
     x = keras.layers.Dropout(0.5, dtype=policy)(x)
     x = keras.layers.Conv2D(classes, 1, dtype=policy)(x)
     model = keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(x))
-    keras.config.set_dtype_policy(policy)  # the optimizer looks at the global policy, too
-    try:
-        model.compile("adam", "mse")
-    finally:
-        keras.config.set_dtype_policy("float32")
+    adam = keras.optimizers.Adam()
+    model.compile(keras.optimizers.LossScaleOptimizer(adam) if policy == "mixed_float16" else adam, "mse")
     return model
 
 
@@ -56,13 +53,18 @@ def test_a_half_precision_file_loads_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_the_optimizer_is_restored_or_the_run_stops(tmp_path, policy):
+@pytest.mark.parametrize("built", [False, True])
+def test_the_optimizer_is_restored_or_the_run_stops(tmp_path, policy, built):
     """With mixed_float16 its state includes the loss scale and the steps since it changed."""
     model, path = _network(policy), tmp_path / "a.keras"
     model.fit(IMAGES, np.zeros((2, 8, 8, 2)), epochs=3, verbose=0)
     steps = int(model.optimizer.iterations)
+    if policy == "mixed_float16":
+        model.optimizer.dynamic_scale.assign(256.0)
     save_model(model, path, LABELS, state={}, include_optimizer=True)
     other = _network(policy)
+    if built:  # as those are that come from `compile_trainer`
+        other.optimizer.build(other.trainable_variables)
     restore(other, path, iterations=steps)
     assert len(other.optimizer.variables) == len(model.optimizer.variables) > 4
     for ours, theirs in zip(model.optimizer.variables, other.optimizer.variables, strict=True):

@@ -297,5 +297,9 @@ def test_seeds_are_runs_of_their_own(tmp_path):
         plan(recipe, tmp_path / "run", seeds=[0], resume=True)
     with pytest.raises(InputError, match="nothing to resume"):
         plan(recipe, tmp_path / "other", seeds=[3], resume=True)
+    with pytest.raises(InputError, match="holds runs of several seeds; say which: --seeds 0 7"):
+        plan(recipe, tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match="leave out --set seed="):
+        plan(recipe, tmp_path / "third", seeds=[3, 4], settings=["seed=5"])
     with pytest.raises(InputError, match="seeds must be different"):
         plan(recipe, tmp_path / "third", seeds=[3, 3])

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 from PIL import Image
 
+from kseg.errors import InputError
 from kseg.evaluation.pictures import compose
 from kseg.evaluation.report.commands import clean_command, without_folders
 from kseg.evaluation.report.parts import open_panel
@@ -26,26 +27,36 @@ def kept_training(entry, training, folder):
     return home / training.folder.name if len(entry.trainings) > 1 else home
 
 
+def check_apart(entries, folder):
+    """Raise InputError if two entries would be kept in one folder."""
+    homes = {}
+    for entry in entries:
+        first = homes.setdefault(str(kept_entry(entry, folder)).lower(), entry)
+        if first is not entry:
+            raise InputError(f"{first.name} and {entry.name}: would be kept in one folder; give one another name")
+
+
 def keep(entry, folder, with_pictures):
     """Keep the files of an entry's trainings that a page is made from; of the recipe and the command without folders
     of this machine.
 
     Args:
-        entry: Entry. A training that lies where it would be kept stays as it is.
+        entry: Entry. One that lies where it would be kept stays as it is; what else lies there is replaced.
         folder: Path of all kept runs.
         with_pictures: keep the best and the worst images of `entry.first`, too, as JPEG files small enough to lie
             beside the code.
     Raises:
         InputError: a picture of a run cannot be read, or the disk is full.
     """
+    home = kept_entry(entry, folder).resolve()
+    if any(home in (source, *source.parents) for source in (each.folder.resolve() for each in entry.trainings)):
+        return
+    pictures = [path for *_, path in entry.first.pictures] if with_pictures else []
+    for path in pictures:
+        open_panel(path)  # what is no panel must not get onto the page
+    shutil.rmtree(home, ignore_errors=True)  # seeds that an earlier run of this name had, too
     for training in entry.trainings:
-        target, source = kept_training(entry, training, folder), training.folder.resolve()
-        if target.resolve() in (source, *source.parents):  # the latter: of several kept seeds one is left
-            continue
-        pictures = [path for *_, path in training.pictures] if with_pictures and training is entry.first else []
-        for path in pictures:
-            open_panel(path)  # what is no panel must not get onto the page
-        shutil.rmtree(target, ignore_errors=True)
+        target = kept_training(entry, training, folder)
         target.mkdir(parents=True)
         write_json(_without_folders(training.recipe), target / "recipe.json")
         if training.facts:
@@ -55,7 +66,7 @@ def keep(entry, folder, with_pictures):
             if (training.folder / name).is_file():
                 with replacing(target / name) as temporary:
                     shutil.copyfile(training.folder / name, temporary)
-        for path in pictures:
+        for path in pictures if training is entry.first else ():
             _keep_panel(path, target / "pictures" / f"{path.stem}.jpg")
 
 

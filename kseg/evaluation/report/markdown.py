@@ -7,7 +7,7 @@ from urllib.parse import quote
 from kseg.errors import InputError
 from kseg.evaluation import pictures
 from kseg.evaluation.report import tables
-from kseg.evaluation.report.kept import keep, kept_training
+from kseg.evaluation.report.kept import check_apart, keep, kept_training
 from kseg.evaluation.report.published import DATA_SETS, PUBLISHED
 from kseg.evaluation.report.tables import ABSENT, Cell, Table
 from kseg.files import replacing
@@ -24,14 +24,15 @@ def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
         command: the command that makes the page, to be shown on it.
         notes: Markdown that stands before the tables, such as what did not help.
     Raises:
-        InputError: a name in `pictures_of` is no data set of these runs, a picture of a run cannot be read, or the
-            disk is full.
+        InputError: a name in `pictures_of` is no data set of these runs, two runs would be kept in one folder, a
+            picture of a run cannot be read, or the disk is full.
     """
     path, groups = Path(path), tables.groups(entries)
     known = dict.fromkeys(group.data for group in groups if group.data)
     if unknown := [name for name in pictures_of if name not in known]:
         raise InputError(f"no run is of the data {', '.join(unknown)}; there are: {', '.join(known) or 'none named'}")
     folder = path.parent / "results"
+    check_apart(entries, folder / "runs")
     folder.mkdir(exist_ok=True)
     parts = [_introduction(command)]
     if notes.strip():

