@@ -76,12 +76,10 @@ def main(argv=None):
 
 
 def _score(folder, source, split, boundaries):
-    from kseg import evaluation
+    from kseg import evaluation, training
     from kseg.evaluation.record import record
 
-    if not (folder / "best.keras").is_file():
-        raise InputError(f"{folder}: no validation gave a finite score; start anew with a lower learning_rate")
-    predictor = evaluation.load_predictor(folder / "best.keras")
+    predictor = evaluation.load_predictor(training.best_network(folder))
     show = functools.partial(cli.progress, title="Evaluating", total=len(source.names))
     scores = record(folder, predictor, source, show, boundaries)
     cli.print_scores(scores, f"{folder / 'best.keras'} on {split} ({scores.images} images)")

@@ -213,7 +213,9 @@ def save_comparison_curves(runs, path):
                     points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
                     if points:
                         label = _as_text(run) if history is histories[0] and key == name else None
-                        axes.plot(*zip(*points, strict=True), color=f"C{place % 10}", label=label, **style)
+                        dashes = ("-", "--", ":")[place // 10 % 3]  # there are ten colours
+                        line = {"color": f"C{place % 10}", "linestyle": dashes, "label": label}
+                        axes.plot(*zip(*points, strict=True), **line, **style)
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
     panes[1].set_ylim(0, 1)

@@ -2,7 +2,7 @@
 
 from kseg.training.checkpoint import load_model, save_model
 from kseg.training.distribution import KINDS, Placement, place
-from kseg.training.plan import Planned, begun, check_new_folder, is_trained, plan, resume_recipe
+from kseg.training.plan import Planned, begun, best_network, check_new_folder, is_trained, plan, resume_recipe
 from kseg.training.recipe import Recipe, change
 from kseg.training.recipes import RECIPES, find_recipe
 from kseg.training.run import Run, read_history, train
@@ -17,6 +17,7 @@ __all__ = [
     "Recipe",
     "Run",
     "begun",
+    "best_network",
     "change",
     "check_new_folder",
     "deeply_supervised",

@@ -10,7 +10,7 @@ from kseg.training.checkpoint import read_state
 from kseg.training.facts import samples_digest
 from kseg.training.recipe import Recipe, change, recipe_from_json
 
-RECIPE, LAST, HISTORY = "recipe.json", "last.keras", "history.csv"
+RECIPE, LAST, BEST, HISTORY = "recipe.json", "last.keras", "best.keras", "history.csv"
 FACTS, SCORES = "run.json", "scores.json"
 
 
@@ -124,6 +124,18 @@ def check_new_folder(folder):
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: not empty; go on with its run by --resume, or choose another --out")
+
+
+def best_network(folder):
+    """Path of the network with the highest validation mean IoU of a run that has ended.
+
+    Raises:
+        InputError: the network overflowed in each validation, while its losses in training were finite.
+    """
+    path = Path(folder) / BEST
+    if not path.is_file():
+        raise InputError(f"{folder}: no validation gave a finite score; start anew with a lower learning_rate")
+    return path
 
 
 def resume_recipe(folder, settings=()):

@@ -75,7 +75,11 @@ def test_all_faults_are_told_together_and_can_be_skipped(data, tmp_path, capsys)
 
 def test_a_loss_that_is_no_number(tiny_data, tmp_path, fails):
     arguments = ["nuclei_unet", "--data", tiny_data, "--out", tmp_path / "run", *TINY, "--set=validate_every=1"]
-    assert "lower `learning_rate`" in fails("train", *arguments, "--set=learning_rate=1e30", "--set=warmup_steps=0")
+    overflow = ["--set=learning_rate=1e30", "--set=warmup_steps=0"]
+    assert "lower `learning_rate`" in fails("train", *arguments, *overflow)
+    # In one step the loss is still that of the weights at the start.
+    arguments[4], one = tmp_path / "one", ["--set=batch=6", "--set=repeats=1", "--set=epochs=1"]
+    assert "one: no validation gave a finite score" in fails("train", *arguments, *overflow, *one)
 
 
 def test_nothing_labelled_is_told_before_training(data, tmp_path, fails):
