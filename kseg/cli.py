@@ -23,7 +23,8 @@ def command(main):
     """Turn `main(argv)` into a tool: returns an exit code, and a user's mistake is one line on stderr.
 
     0: success. 1: the result did not pass a check. 2: a mistake in what was given. 130: interrupted, by Ctrl-C or
-    SIGTERM; temporary files are taken away. Any other exception is a fault of kseg and keeps its traceback.
+    SIGTERM; temporary files are taken away. 141: what read its output has ended. Any other exception is a fault of kseg
+    and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -57,7 +58,7 @@ def command(main):
             return 130
         except BrokenPipeError:  # of `| head`, which has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-            return 0
+            return 141  # as a shell counts SIGPIPE; a training that ends so has not succeeded
 
     return run
 

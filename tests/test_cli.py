@@ -108,10 +108,10 @@ def test_a_closed_pipe_and_a_poor_terminal_are_no_faults(tmp_path):
         "from kseg import cli\n@cli.command\ndef main(argv=None):\n for _ in range(99999): print('細胞核')\n"
         "raise SystemExit(main())"
     )
-    command = f"{sys.executable} -c {shlex.quote(tool)} | head -n 1"
+    command = f"{sys.executable} -c {shlex.quote(tool)} | head -n 1; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, check=False, timeout=60)
-    assert (done.stdout, done.stderr) == (b"???\n", b"")
+    assert (done.stdout, done.stderr) == (b"???\n141\n", b"")
 
 
 def test_where_nothing_can_be_written(tmp_path):

@@ -59,6 +59,7 @@ def main(argv=None):
 
 
 def _mask(predictor, image, path):
+    """The class of every pixel; an error names the image."""
     from kseg.errors import InputError
 
     try:

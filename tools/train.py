@@ -79,10 +79,11 @@ def _score(folder, source, split, boundaries):
     from kseg import evaluation, training
     from kseg.evaluation.record import record
 
-    predictor = evaluation.load_predictor(training.best_network(folder))
+    best = training.best_network(folder)
+    predictor = evaluation.load_predictor(best)
     show = functools.partial(cli.progress, title="Evaluating", total=len(source.names))
     scores = record(folder, predictor, source, show, boundaries)
-    cli.print_scores(scores, f"{folder / 'best.keras'} on {split} ({scores.images} images)")
+    cli.print_scores(scores, f"{best} on {split} ({scores.images} images)")
 
 
 if __name__ == "__main__":

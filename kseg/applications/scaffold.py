@@ -29,8 +29,8 @@ def image_input(input_tensor, input_shape):
         sources = keras.utils.get_source_inputs(input_tensor)
         return input_tensor, sources[0] if len(sources) == 1 else sources
     shape = (None, None, 3) if input_shape is None else input_shape
-    sizes = isinstance(shape, tuple | list) and [side for side in shape if side is not None]
-    if not sizes or len(shape) != 3 or shape[-1] is None or min(sizes) < 1:
+    three = isinstance(shape, tuple | list) and len(shape) == 3
+    if not three or shape[-1] is None or any(side is not None and side < 1 for side in shape):
         raise ValueError(f"`input_shape` must be (height, width, channels). Received: {input_shape}")
     inputs = keras.Input(shape, name="images")
     return inputs, inputs

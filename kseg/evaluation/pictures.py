@@ -208,14 +208,13 @@ def save_comparison_curves(runs, path):
     titles = {"loss": "loss", "mean_iou": "mean IoU", "learning_rate": "learning rate"}
     for axes, (name, title) in zip(panes, titles.items(), strict=True):
         for place, (run, histories) in enumerate(runs):
+            look = {"color": f"C{place % 10}", "linestyle": ("-", "--", ":")[place // 10 % 3]}  # there are ten colours
             for history in histories:
                 for key, style in ((name, {"linewidth": 0.8}), (f"val_{name}", {"marker": ".", "linewidth": 1.6})):
                     points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
                     if points:
                         label = _as_text(run) if history is histories[0] and key == name else None
-                        dashes = ("-", "--", ":")[place // 10 % 3]  # there are ten colours
-                        line = {"color": f"C{place % 10}", "linestyle": dashes, "label": label}
-                        axes.plot(*zip(*points, strict=True), **line, **style)
+                        axes.plot(*zip(*points, strict=True), label=label, **look, **style)
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
     panes[1].set_ylim(0, 1)

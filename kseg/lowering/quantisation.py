@@ -37,8 +37,8 @@ def quantization_aware(model):
     activations wherever the file will round them. Fine-tune with a tenth of the learning rate; the ranges follow the
     activations while it trains. In prediction it gives the numbers of its file: exactly through convolutions, sums,
     concatenations, max pooling and enlarging up to 8 times; enlarging 16 or 32 times and operations without a layer
-    of their own here may round single values to the other side. Put layers of random
-    changes before a `Rescaling`: behind it, they keep it from being folded, as it is in the file.
+    of their own here may round single values to the other side. Put layers of random changes before a `Rescaling`:
+    behind it, they keep it from being folded, as it is in the file.
 
     Args:
         model: functional or sequential keras.Model with one input, RGB in 0..255, and one output; it is left as it is.
@@ -212,15 +212,13 @@ def take_ranges(graph):
             graph.steps.remove(step)
             graph.redirect(step.outputs[0], step.inputs[0])
             continue
-        if kind is not RoundedImage and kind is not QuantizedAdd and kind not in plain:
-            continue
         if kind is RoundedImage:
             _plain_image(graph, step)
         elif kind is QuantizedAdd:
             step.args = (step.args[0],)
             _note_range(ranges, step.outputs[0], step.arrays())
             step.replace(keras.layers.Add(name=step.name, dtype="float32"))
-        else:
+        elif kind in plain:
             *weights, low, high = step.arrays()
             _note_range(ranges, step.outputs[0], (low, high))
             config = step.operation.get_config()
@@ -228,6 +226,8 @@ def take_ranges(graph):
             del config["momentum"]
             step.args, step.kwargs = step.args[:1], {}
             step.replace(plain[kind].from_config(config), [kernel, *weights[1:]])
+        else:
+            continue
         del step.outputs[1:]  # the size of a step, for the next layer
     return ranges
 

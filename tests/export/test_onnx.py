@@ -426,6 +426,15 @@ def test_an_operator_that_onnx_has_not(tmp_path, precision):
     assert not [*tmp_path.iterdir()]
 
 
+def test_branches_that_read_what_is_outside_are_not_folded(tmp_path):
+    """Keras pads to an aspect ratio by an If, which tf2onnx leaves before what its branches read."""
+    image = keras.Input((32, 40, 3))
+    x = keras.layers.Resizing(16, 16)(keras.layers.Conv2D(2, 3, padding="same")(image))
+    network = lower(keras.Model(image, keras.layers.Resizing(32, 40, pad_to_aspect_ratio=True)(x)), SIZE)
+    with pytest.raises(ConversionError, match=r"net\.onnx: onnx\.checker refuses it: .*topologically sorted"):
+        write_onnx(network, tmp_path / "net.onnx", "float32")
+
+
 def test_quiet(tmp_path, capfd):
     for precision in PRECISIONS:
         write_onnx(lower(_small(), SIZE), tmp_path / "net.onnx", precision, calibration=_pictures())

@@ -27,7 +27,7 @@ def kept_training(entry, training, folder):
     return home / training.folder.name if len(entry.trainings) > 1 else home
 
 
-def check_apart(entries, folder):
+def check_kept_apart(entries, folder):
     """Raise InputError if two entries would be kept in one folder."""
     homes = {}
     for entry in entries:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from kseg.errors import InputError
 from kseg.evaluation import pictures
 from kseg.evaluation.report import tables
-from kseg.evaluation.report.kept import check_apart, keep, kept_training
+from kseg.evaluation.report.kept import check_kept_apart, keep, kept_training
 from kseg.evaluation.report.published import DATA_SETS, PUBLISHED
 from kseg.evaluation.report.tables import ABSENT, Cell, Table
 from kseg.files import replacing
@@ -32,7 +32,7 @@ def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
     if unknown := [name for name in pictures_of if name not in known]:
         raise InputError(f"no run is of the data {', '.join(unknown)}; there are: {', '.join(known) or 'none named'}")
     folder = path.parent / "results"
-    check_apart(entries, folder / "runs")
+    check_kept_apart(entries, folder / "runs")
     folder.mkdir(exist_ok=True)
     parts = [_introduction(command)]
     if notes.strip():

@@ -24,11 +24,9 @@ def floor_div(graph, node, *_):
         need("tf2onnx.onnx_opset.math", "onnx").FloorDiv.version_6(graph, node)
         return
     number, divisor = node.input
-    shapes, types, outputs = node.output_shapes, node.output_dtypes, node.output
-    graph.remove_node(node.name)
     rest = graph.make_node("Mod", [number, divisor])
     multiple = graph.make_node("Sub", [number, rest.output[0]])
-    graph.make_node("Div", [multiple.output[0], divisor], name=node.name, outputs=outputs, shapes=shapes, dtypes=types)
+    _replace(graph, node, "Div", [multiple.output[0], divisor])
 
 
 def _is_float(graph, node):
@@ -39,22 +37,27 @@ def _is_float(graph, node):
 
 def erfc(graph, node, *_):
     """1 - erf(x)."""
-    _replace_by_difference(graph, node, lambda x, one: (one, graph.make_node("Erf", [x]).output[0]))
+    error = graph.make_node("Erf", node.input)
+    _replace(graph, node, "Sub", [_one(graph, node), error.output[0]])
 
 
 def expm1(graph, node, *_):
     """exp(x) - 1, whose error near 0 is that of float32 near 1, 6e-8."""
-    _replace_by_difference(graph, node, lambda x, one: (graph.make_node("Exp", [x]).output[0], one))
+    power = graph.make_node("Exp", node.input)
+    _replace(graph, node, "Sub", [power.output[0], _one(graph, node)])
 
 
-def _replace_by_difference(graph, node, terms):
-    """Put minuend - subtrahend in the place of a node, both names from `terms(what it reads, a one)`."""
-    given = {"shapes": node.output_shapes, "dtypes": node.output_dtypes, "outputs": node.output}
+def _one(graph, node):
+    """Name of a constant of the type that a node reads."""
     dtype = need("onnx.helper", "onnx").tensor_dtype_to_np_dtype(graph.get_dtype(node.input[0]))
-    one = graph.make_const(f"{node.name}/one", np.ones((), dtype)).output[0]
-    (read,) = node.input
+    return graph.make_const(f"{node.name}/one", np.ones((), dtype)).output[0]
+
+
+def _replace(graph, node, operator, inputs):
+    """Put an operator on `inputs` in the place of a node."""
+    shapes, dtypes, outputs = node.output_shapes, node.output_dtypes, node.output
     graph.remove_node(node.name)
-    graph.make_node("Sub", [*terms(read, one)], name=node.name, **given)
+    graph.make_node(operator, inputs, name=node.name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
 HANDLERS = {"FloorMod": (floor_mod, []), "FloorDiv": (floor_div, []), "Erfc": (erfc, []), "Expm1": (expm1, [])}
