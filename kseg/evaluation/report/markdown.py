@@ -8,7 +8,6 @@ from kseg.errors import InputError
 from kseg.evaluation import pictures
 from kseg.evaluation.report import tables
 from kseg.evaluation.report.kept import check_kept_apart, keep, kept_training
-from kseg.evaluation.report.published import DATA_SETS, PUBLISHED
 from kseg.evaluation.report.tables import ABSENT, Cell, Table
 from kseg.files import replacing
 
@@ -28,9 +27,9 @@ def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
             picture of a run cannot be read, or the disk is full.
     """
     path, groups = Path(path), tables.groups(entries)
-    known = dict.fromkeys(group.data for group in groups if group.data)
-    if unknown := [name for name in pictures_of if name not in known]:
-        raise InputError(f"no run is of the data {', '.join(unknown)}; there are: {', '.join(known) or 'none named'}")
+    named = dict.fromkeys(group.data for group in groups if group.data)
+    if unknown := [name for name in pictures_of if name not in named]:
+        raise InputError(f"no run is of the data {', '.join(unknown)}; there are: {', '.join(named) or 'none named'}")
     folder = path.parent / "results"
     check_kept_apart(entries, folder / "runs")
     folder.mkdir(exist_ok=True)
@@ -42,7 +41,7 @@ def write_markdown(entries, path, pictures_of=(), command=None, notes=""):
         slug = _slug(group, slugs)
         slugs.append(slug)
         parts.append(_section(group, slug, folder, group.data in pictures_of, _suffix(group, groups)))
-    parts.append(_sources(known))
+    parts.append(_sources(groups))
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
@@ -69,7 +68,7 @@ def _suffix(group, groups):
 
 
 def _section(group, slug, folder, with_pictures, suffix):
-    known = DATA_SETS.get(group.data)
+    known = group.data_set
     title = known.title if known else group.data or "A data set that the runs do not name"
     lead = f"Scored on {group.title}." + (f" {known.remark}" if known and known.remark else "")
     parts = [f"## {_text(title + suffix)}", _text(lead), _markdown(_results(group))]
@@ -104,7 +103,7 @@ def _results(group):
         told = (entry.network, tables.parameters(entry), entry.recipe_name or ABSENT)
         made = (time, _machine(entry), str(len(entry.trainings)), f"`{entry.command}`" if entry.command else ABSENT)
         rows.append((Cell(name.text + state), *map(Cell, told), *cells[: len(keys)], *map(Cell, made)))
-    for one in PUBLISHED.get(group.data, ()):
+    for one in group.data_set.published if group.data_set else ():
         figures = [tables.score(one.scores.get(key), key) for key in keys]
         told = ("published", one.network, tables.count(one.parameters), ABSENT, *figures, ABSENT, ABSENT, ABSENT)
         source = f"{one.source}; on the {one.measured_on}"
@@ -133,10 +132,10 @@ def _shown(entry, folder, known):
     return "\n\n".join([f"Best and worst images of {_text(entry.first_name)}.{_text(terms)}", *lines])
 
 
-def _sources(names):
+def _sources(groups):
     lines = [
         f"- **{known.title}**: {known.source}. Terms: {known.terms}."
-        for known in (DATA_SETS[name] for name in names if name in DATA_SETS)
+        for known in dict.fromkeys(group.data_set for group in groups if group.data_set)
     ]
     return "\n".join(["## Data", "", *lines]) if lines else ""
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from kseg import __version__
 from kseg.evaluation.report import parts, tables
-from kseg.evaluation.report.published import DATA_SETS, PUBLISHED
 from kseg.evaluation.report.style import CSS
 from kseg.files import replacing
 
@@ -125,10 +124,9 @@ def _making(entries):
 
 def _footer(groups):
     lines = []
-    for name in dict.fromkeys(group.data for group in groups if group.data in DATA_SETS):
-        known = DATA_SETS[name]
+    for known in dict.fromkeys(group.data_set for group in groups if group.data_set):
         lines.append(" ".join(filter(None, (f"{known.title}: {known.source}; terms: {known.terms}.", known.remark))))
-        for one in PUBLISHED.get(name, ()):
+        for one in known.published:
             figures = ", ".join(
                 f"{tables.heading(key)} {tables.score(value, key)}" for key, value in one.scores.items()
             )

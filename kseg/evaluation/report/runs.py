@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kseg.errors import InputError
 from kseg.evaluation.report.commands import clean_command, without_folders
+from kseg.evaluation.report.published import find_data_set
 from kseg.labels import LabelSet
 
 
@@ -95,6 +96,11 @@ class Entry:
         """Name of the data set, without the folders that led to it, or None."""
         spec = self.first.facts.get("data")
         return without_folders(str(spec)).rstrip("/") if spec else None
+
+    @property
+    def data_set(self):
+        """The DataSet it is, or None for data of somebody's own."""
+        return find_data_set(self.data, self.classes)
 
     @property
     def images(self):

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from kseg.evaluation.report.commands import without_folders
-from kseg.evaluation.report.published import PUBLISHED
+from kseg.evaluation.report.published import find_data_set
 from kseg.evaluation.report.runs import mean_and_deviation
 
 # Scores of every run: key, heading.
@@ -63,6 +63,11 @@ class Group:
     classes: tuple | None
 
     @property
+    def data_set(self):
+        """The DataSet it is, or None for data of somebody's own."""
+        return find_data_set(self.data, self.classes)
+
+    @property
     def title(self):
         """The group in a few words."""
         images = f"{self.images} images" if self.images else "images"
@@ -96,7 +101,8 @@ def metrics_of(entries):
         for key, value in training.scores.items():
             if key not in known and isinstance(value, float):
                 further[key] = heading(key)
-    for key in (key for entry in entries for published in PUBLISHED.get(entry.data, ()) for key in published.scores):
+    known_sets = dict.fromkeys(entry.data_set for entry in entries if entry.data_set)
+    for key in (key for data_set in known_sets for one in data_set.published for key in one.scores):
         if key not in known:  # beside a published figure stands a column, also of runs that were not scored in it
             further[key] = heading(key)
     return [*_METRICS, *further.items()]

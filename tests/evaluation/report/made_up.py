@@ -8,7 +8,8 @@ import numpy as np
 from kseg.evaluation import pictures
 from kseg.labels import LabelSet
 
-LABELS = LabelSet(("ground", "disc"), ((0, 0, 0), (255, 200, 0)))
+LABELS = LabelSet(("background", "nucleus"), ((0, 0, 0), (255, 200, 0)))
+STREETS = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 COMMAND = "/opt/env/bin/python tools/train.py nuclei_unet --data /home/me/data/nuclei --out /home/me/runs/a"
 
 

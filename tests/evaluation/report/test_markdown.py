@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from made_up import LABELS, facts, make_run, scores
+from made_up import LABELS, STREETS, facts, make_run, scores
 from PIL import Image
 
 from kseg.errors import InputError
@@ -30,8 +30,8 @@ def runs(tmp_path):
     return [
         make_run(tmp_path / "small", scores(0.6), facts()),
         make_run(tmp_path / "big", scores(0.7), facts(parameters=31e6)),
-        make_run(tmp_path / "streets", scores(0.65), facts(data="/d/camvid")),
-        make_run(tmp_path / "slices", scores(0.8), facts(data="/d/membranes")),
+        make_run(tmp_path / "streets", scores(0.65, STREETS), facts(data="/d/camvid")),
+        make_run(tmp_path / "slices", scores(0.8, ("cell", "membrane")), facts(data="/d/membranes")),
         make_run(tmp_path / "begun", None, facts(), epochs=1),
     ]
 
@@ -47,7 +47,7 @@ def test_a_table_a_data_set_and_a_command_a_row(tmp_path, runs):
     assert big[4:7] == ["**70.0**", "**80.0**", "**75.0**"]
     assert big[-1] == "`python tools/train.py nuclei_unet --data ./nuclei --out runs/big`"
     assert begun[0] == "begun (no scores yet: 1 of 3 epochs done)"
-    assert _rows(text, "ground")[2:] == [["small", "60.0", "60.0"], ["big", "**70.0**", "**70.0**"]]
+    assert _rows(text, "background")[2:] == [["small", "60.0", "60.0"], ["big", "**70.0**", "**70.0**"]]
 
 
 def test_published_figures_with_their_source(tmp_path, runs):
@@ -150,6 +150,14 @@ def test_terms_stand_below_and_beside_the_pictures(tmp_path, runs):
     assert "terms: CC BY-NC 4.0." in text.split("## CamVid")[1].split("## Membranes")[0]
     assert re.search(r"- \*\*CamVid\*\*: .* Terms: CC BY-NC 4\.0\.", text)
     assert re.search(r"- \*\*Membranes\*\*: .* Terms: not stated\.", text)
+
+
+def test_data_of_the_same_name_with_other_classes_are_somebodys_own(tmp_path):
+    own = make_run(tmp_path / "own", scores(0.6, ("road", "rest")), facts(data="/home/me/camvid"))
+    text, _ = _write(tmp_path, [own], pictures_of=["camvid"])
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["camvid"]
+    assert "Best and worst images of own." in text
+    assert not any(word in text for word in ("published", "Brostow", "CC BY-NC"))
 
 
 def test_nothing_of_the_machine_is_told(tmp_path, runs):

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from made_up import facts, make_run, scores
+from made_up import STREETS, facts, make_run, scores
 from PIL import Image
 
 from kseg.errors import InputError
@@ -154,7 +154,7 @@ def test_a_run_that_has_only_begun(tmp_path):
 
 
 def test_published_figures_and_terms_stand_below(tmp_path):
-    html = _page(make_run(tmp_path / "a", scores(0.7), facts(data="/d/camvid")))
+    html = _page(make_run(tmp_path / "a", scores(0.7, STREETS), facts(data="/d/camvid")))
     assert "CC BY-NC 4.0" in html
     assert "FCN-8s, mean IoU 57.0, pixel accuracy 88.0, on the 233 test images" in html
 

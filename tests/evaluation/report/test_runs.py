@@ -15,7 +15,7 @@ def test_a_run_and_what_it_is_called(tmp_path):
     assert (entry.network, entry.recipe_name, entry.classes) == (
         "UNet, mobilenet_v2 0.35",
         "nuclei_unet",
-        ("ground", "disc"),
+        ("background", "nucleus"),
     )
     assert entry.first.seconds == 754
     assert entry.state() == ""
