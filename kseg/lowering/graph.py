@@ -146,7 +146,7 @@ def read(model):
 
 
 def _read_into(graph, model, images):
-    functional = model._functional if isinstance(model, keras.Sequential) else model
+    functional = _functional(model)
     values = {id(tensor): value for tensor, value in zip(functional.inputs, images, strict=True)}
 
     def as_value(leaf):
@@ -164,12 +164,23 @@ def _read_into(graph, model, images):
                 )
             outputs = [Value(tensor.shape) for tensor in node.outputs]
             if _is_functional(node.operation):
-                given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Value)]
-                outputs = _read_into(graph, node.operation, given)
+                outputs = _read_into(graph, node.operation, _given(node.operation, args, kwargs))
             else:
                 graph.steps.append(Step(node.operation, args, kwargs, outputs))
             values.update({id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)})
     return [values[id(tensor)] for tensor in functional.outputs]
+
+
+def _given(model, args, kwargs):
+    """The Values for the inputs of an inner model, in its order. A dict is taken by name, and may hold more."""
+    inputs = args[0] if args else kwargs["inputs"]
+    if isinstance(inputs, dict) and not isinstance(_functional(model)._inputs_struct, dict):
+        return [inputs[tensor.name] for tensor in _functional(model).inputs]
+    return keras.tree.flatten(inputs)
+
+
+def _functional(model):
+    return model._functional if isinstance(model, keras.Sequential) else model
 
 
 def _is_functional(operation):

@@ -242,6 +242,16 @@ def test_many_classes_give_int32_labels():
     assert lower(network, None, output="labels")(_image((8, 8))).dtype == "int32"
 
 
+@pytest.mark.parametrize("further", [{}, {"more": 2.0}])
+def test_an_inner_model_of_two_inputs_called_with_a_dict(further):
+    one, two = keras.Input((None, None, 3), name="zz"), keras.Input((None, None, 3), name="aa")
+    inner = keras.Model([one, two], one - 2 * two)
+    image = keras.Input((None, None, 3))
+    more = {name: factor * image for name, factor in further.items()}
+    network = keras.Model(image, inner({"aa": keras.ops.relu(image - 100), "zz": image} | more))
+    np.testing.assert_allclose(lower(network, (8, 8))(_image((8, 8))), network(_image((8, 8))), rtol=1e-5)
+
+
 def test_names_that_inner_models_share():
     inner_in = keras.Input((None, None, 3))
     inner = keras.Model(inner_in, keras.layers.Conv2D(3, 1, name="same")(keras.ops.relu(inner_in)), name="inner")
