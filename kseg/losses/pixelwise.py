@@ -127,8 +127,9 @@ def _hardest(losses, counted, share):
     """float32 [B, H, W]: 1 for the hardest `share` of the counted pixels, less for ties with the last, else 0."""
     losses = ops.where(counted, losses, -1.0)  # behind every counted pixel
     ranked = ops.sort(ops.reshape(losses, (-1,)))  # rising
-    total = ops.cast(ops.sum(ops.cast(counted, "int32")), "float32")
-    taken = ops.maximum(ops.cast(ops.round(share * total), "int32"), 1)
+    total = ops.sum(ops.cast(counted, "int32"))
+    # Not more than there are: from 2 ** 24 on a count in float32 may be rounded up.
+    taken = ops.clip(ops.cast(ops.round(share * ops.cast(total, "float32")), "int32"), 1, ops.maximum(total, 1))
     least = ops.take(ranked, ops.shape(ranked)[0] - taken)
     harder, tied = losses > least, losses == least
     left = taken - ops.sum(ops.cast(harder, "int32"))

@@ -3,14 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from kseg.applications import UNet
 from kseg.labels import LabelSet
 from kseg.losses import CrossEntropy
 from kseg.metrics import ConfusionMatrix
 from kseg.training import deeply_supervised, load_model, save_model
-from kseg.training.supervision import cell_px
 
 AT = ("decode_2_relu2", "encode_4_relu2")
 LABELS = LabelSet(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), 255)
@@ -60,13 +58,29 @@ def test_cells_beyond_the_image_are_not_scored(sample):
     assert trainer.fit(images, labels, batch_size=2, verbose=0).history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("size", [*range(17, 300, 7), 16, 32, 48, 240, 320])
-def test_width_of_a_cell_from_its_number(size):
-    for stride, pad in ((1, 1), (2, 16), (4, 16), (16, 16), (4, 32), (16, 32)):
-        if size > pad // 2:
-            cells = -(-size // pad) * pad // stride
-            assert cell_px(size, cells) == stride
-            assert int(cell_px(ops.convert_to_tensor(size), cells)) == stride
+@pytest.mark.parametrize("size", [(16, 16), (20, 12), (40, 33)])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_crops_smaller_than_the_stride_are_padded_with_cells_that_do_not_count(size, fixed):
+    """A U-Net on VGG16 pads to 32 pixels: of a crop of 16 its cells of 4 pixels are 4, and 4 more of nothing."""
+    keras.utils.set_random_seed(1)
+    shape = (*size, 3) if fixed else (None, None, 3)
+    network = UNet(classes=3, filters=4, backbone="vgg16", alpha=0.1, input_shape=shape)
+    trainer = deeply_supervised(network, ["decode_4_relu2"], 0.5)
+    trainer.compile(keras.optimizers.SGD(0.0), CrossEntropy(ignore=255))
+    generator = np.random.default_rng(3)
+    images = generator.uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    labels = generator.integers(0, 3, (1, *size))
+    fine, coarse = (np.asarray(scores) for scores in trainer.predict_on_batch(images))
+    rows, columns = (np.minimum(np.arange(-(-edge // 4)) * 4 + 2, edge - 1) for edge in size)
+    expected = _cross_entropy(labels, fine)
+    expected += 0.5 * _cross_entropy(labels[:, rows][:, :, columns], coarse[:, : len(rows), : len(columns)])
+    assert trainer.fit(images, labels, verbose=0).history["loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_logits_smaller_than_the_image_are_refused():
+    network = UNet(classes=2, filters=4, depth=2, padding="valid", input_shape=(60, 60, 3))
+    with pytest.raises(ValueError, match="must give logits of the size of the image .* 20 x 20 for 60 x 60 pixels"):
+        deeply_supervised(network, ["decode_2_relu2"])
 
 
 def test_weights_of_pixels_reach_the_coarse_scores(sample):
@@ -96,9 +110,15 @@ def test_coarse_scores_are_float32_under_every_policy():
     assert {layer.compute_dtype for layer in trainer.layers if layer.name.startswith("auxiliary")} == {"float32"}
 
 
-def test_a_saved_trainer_keeps_its_weight(tmp_path):
-    _trainer().save(tmp_path / "trainer.keras")
-    assert keras.models.load_model(tmp_path / "trainer.keras").weight == 0.5
+def test_a_copy_of_a_trainer_has_the_same_loss(sample, tmp_path):
+    trainer = _trainer()
+    trainer.save(tmp_path / "trainer.keras")
+    clone = keras.models.clone_model(trainer)
+    clone.set_weights(trainer.get_weights())
+    expected = trainer.fit(*sample, batch_size=2, verbose=0).history["loss"][0]
+    for copy in (keras.models.load_model(tmp_path / "trainer.keras"), clone):
+        copy.compile(keras.optimizers.SGD(0.0), CrossEntropy(ignore=255))
+        assert copy.fit(*sample, batch_size=2, verbose=0).history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("at", [(), ("decode_3",), ("images", "no")])
