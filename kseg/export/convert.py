@@ -22,8 +22,7 @@ from kseg.export.errors import ConversionError
 from kseg.export.inspect import inspect
 from kseg.export.parity import check_lowered, check_parity
 from kseg.files import is_disk_full
-from kseg.lowering import OUTPUTS, lower, lower_with_ranges
-from kseg.lowering.lower import gives_probabilities
+from kseg.lowering import OUTPUTS, gives_probabilities, lower, lower_with_ranges
 from kseg.runtime.card import Card, sha256_of
 
 PRECISIONS = {"tflite": tflite.PRECISIONS, "onnx": onnx.PRECISIONS}
@@ -108,10 +107,11 @@ def export(
         raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
     # Before the converters, which crash on some networks that compute NaN.
     scores = check_lowered(model, network, first[0])
-    if output == "probabilities" and not gives_probabilities(model) and _sum_to_one(scores):
+    if output == "probabilities" and not gives_probabilities(model) and scores.min() >= 0 and scores.max() <= 1:
+        kind = "sigmoid" if classes == 1 else "softmax"
         raise InputError(
-            f"{model.name}: gives scores of 0 to 1 that sum to 1, but ends in no softmax that kseg can see, and would "
-            f"be given a second one; export its logits, which are these probabilities"
+            f"{model.name}: gives scores of 0 to 1, which look like probabilities, but ends in no softmax or sigmoid "
+            f"that kseg can see, and would be given a {kind}; export its logits, which are these scores"
         )
     if output == "labels":  # by which NaN cannot be told
         pairs = _lowered_alike(model, network, pairs)
@@ -183,10 +183,6 @@ def _lowered_alike(model, network, pairs):
     for image, label in pairs:
         check_lowered(model, network, image)
         yield image, label
-
-
-def _sum_to_one(scores):
-    return scores.shape[-1] > 1 and scores.min() >= 0 and np.abs(scores.sum(-1) - 1).max() < 1e-3
 
 
 def _kept_apart(verification, calibration):

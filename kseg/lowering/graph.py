@@ -138,8 +138,22 @@ def as_array(variable):
     return np.asarray(value)
 
 
+def check_functional(model):
+    """Raise ValueError for a model of which only its own `call` knows what it computes."""
+    if not getattr(model, "inputs", None) or not _is_functional(model):
+        told = type(model).__name__
+        if getattr(model, "inputs", None):
+            told += ", whose call() is its own"
+        raise ValueError(f"`model` must be a functional or sequential Keras model. Received: {told}")
+
+
 def read(model):
-    """Return the Graph of a functional or sequential model with one input and one output; inner models are opened."""
+    """Return the Graph of a functional or sequential model with one input and one output; inner models are opened.
+
+    Raises:
+        ValueError: the model is neither functional nor sequential.
+    """
+    check_functional(model)
     graph = Graph(Value(model.inputs[0].shape), None, name=model.name)
     (graph.output,) = _read_into(graph, model, [graph.image])
     return graph
@@ -184,9 +198,9 @@ def _functional(model):
 
 
 def _is_functional(operation):
-    if isinstance(operation, keras.Sequential):
-        return True
-    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
+    if not isinstance(operation, keras.Model) or type(operation).call.__module__.partition(".")[0] != "keras":
+        return False  # with a `call` of its own it may compute more than its layers say
+    return isinstance(operation, keras.Sequential) or hasattr(operation, "_nodes_by_depth")
 
 
 def build(graph, shape, dtype="float32", share=True):
@@ -222,8 +236,9 @@ def build(graph, shape, dtype="float32", share=True):
     for layer, weights in pending:
         for variable, value in zip(layer.weights, weights, strict=True):
             variable.assign(keras.ops.cast(value, variable.dtype))
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it computes with what it makes of its weights here
+        for part in layer._flatten_layers():
+            if isinstance(part, keras.layers.Normalization):
+                part.finalize_state()  # it computes with what it makes of its weights here
     return model, tensors
 
 

@@ -6,41 +6,11 @@ import keras
 import numpy as np
 
 from kseg.errors import InputError
-from kseg.layers import BilinearUpsampling, CropLike
-from kseg.layers.quantisation import FakeQuantize, RoundToStep
 from kseg.lowering import ends, passes
-from kseg.lowering.graph import as_array, build, read
+from kseg.lowering.graph import as_array, build, check_functional, read
+from kseg.lowering.kind import gives_probabilities
 from kseg.lowering.quantisation import take_ranges
 
-# Layers behind which probabilities are probabilities still.
-_KEEPING = (
-    BilinearUpsampling,
-    CropLike,
-    FakeQuantize,
-    RoundToStep,
-    keras.layers.Average,
-    keras.layers.Cropping2D,
-    keras.layers.Dropout,
-    keras.layers.Identity,
-    keras.layers.Permute,
-    keras.layers.Reshape,
-    keras.layers.Resizing,
-    keras.layers.UpSampling2D,
-)
-# Operations of keras.ops, or of indexing, that do as well. Their classes are not public: by name.
-_KEEPING_OPERATIONS = (
-    "Cast",
-    "Clip",
-    "Flip",
-    "GetItem",
-    "Moveaxis",
-    "Reshape",
-    "Resize",
-    "Slice",
-    "Squeeze",
-    "Swapaxes",
-    "Transpose",
-)
 OUTPUTS = {"logits": None, "probabilities": ends.give_probabilities, "labels": ends.give_labels}
 
 
@@ -87,8 +57,7 @@ def lower_with_ranges(
             than its input, labels of one class are wanted, or its weights are not finite.
         ValueError: the model is neither functional nor sequential, or an argument is not allowed.
     """
-    if not getattr(model, "inputs", None):
-        raise ValueError(f"`model` must be a functional or sequential Keras model. Received: {type(model).__name__}")
+    check_functional(model)
     if output not in OUTPUTS:
         raise ValueError(f"`output` must be one of {', '.join(OUTPUTS)}. Received: {output}")
     if input_dtype not in ("float32", "uint8"):
@@ -116,38 +85,6 @@ def lower_with_ranges(
             f'only networks with scores of the size of the image can be exported (padding="same")'
         )
     return Lowered(network, [(tensors[value], limits) for value, limits in ranges.items() if value in tensors])
-
-
-def gives_probabilities(model):
-    """Whether a functional or sequential model ends in a softmax or a sigmoid, behind which nothing but cutting,
-    resizing, reshaping, clipping, rounding or the mean of several such comes."""
-    graph = read(model)
-    return _are_probabilities(graph, graph.output)
-
-
-def _are_probabilities(graph, value):
-    step = graph.maker(value)
-    if step is None or _normalises(step.operation):
-        return step is not None
-    # Of its second input, CropLike looks at the size only.
-    sources = step.inputs if step.is_a(keras.layers.Average) else step.inputs[:1]
-    return _keeps_kind(step) and all(_are_probabilities(graph, source) for source in sources)
-
-
-def _normalises(operation):
-    # By name: keras.ops.softmax in a model is an operation of a class that is not public.
-    return type(operation).__name__ in ("Softmax", "Sigmoid") or _activation(operation) in ("softmax", "sigmoid")
-
-
-def _keeps_kind(step):
-    if step.is_a(keras.layers.Activation):
-        return _activation(step.operation) == "linear"
-    keeps = step.is_a(*_KEEPING) or type(step.operation).__name__ in _KEEPING_OPERATIONS
-    return keeps and step.outputs[0].shape[-1] == step.inputs[0].shape[-1]  # the classes, if reshaped or permuted
-
-
-def _activation(operation):
-    return getattr(getattr(operation, "activation", None), "__name__", "")
 
 
 def _check_weights(model):

@@ -276,16 +276,30 @@ def test_one_class_is_compared_by_its_scores(tmp_path, activation):
             classify()
 
 
-def test_no_second_softmax_behind_probabilities_that_only_the_scores_betray(tmp_path):
+def _both(x):
+    p = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(x)
+    return keras.layers.Concatenate()([1.0 - p, p])
+
+
+def _unseen_sigmoid(x):
+    return keras.layers.Lambda(keras.ops.sigmoid)(keras.layers.Conv2D(1, 1)(x))
+
+
+def _gated(x):
+    return keras.layers.Conv2D(1, 1, activation="sigmoid")(x) * keras.layers.Conv2D(1, 1, activation="sigmoid")(x)
+
+
+@pytest.mark.parametrize("end", [_both, _unseen_sigmoid, _gated])
+def test_no_second_softmax_behind_probabilities_that_only_the_scores_betray(tmp_path, end):
     image = keras.Input((None, None, 3))
-    p = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(image / 255.0)
-    network = keras.Model(image, keras.layers.Concatenate()([1.0 - p, p]), name="both")
-    two = {"labels": LabelSet.numbered(2), "verification": [(image, label % 2) for image, label in _pairs()]}
-    arguments = {"format": "tflite", "size_px": SIZE, "path": tmp_path / "net.tflite", **two}
-    with pytest.raises(InputError, match="both: gives scores of 0 to 1 that sum to 1"):
-        export(network, output="probabilities", **arguments)
+    network = keras.Model(image, end(image / 255.0), name="net")
+    classes = network.output_shape[-1]
+    pairs = [(image, label % classes) for image, label in _pairs()]
+    arguments = {"format": "tflite", "size_px": SIZE, "labels": LabelSet.numbered(classes), "verification": pairs}
+    with pytest.raises(InputError, match="net: gives scores of 0 to 1, which look like probabilities, but ends in no"):
+        export(network, output="probabilities", path=tmp_path / "net.tflite", **arguments)
     assert not [*tmp_path.iterdir()]
-    export(network, **arguments)
+    export(network, path=tmp_path / "net.tflite", **arguments)
 
 
 def test_what_is_always_zero_in_16_bits(tmp_path):

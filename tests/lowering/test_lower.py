@@ -161,6 +161,13 @@ def _reshaped(x):
     return keras.layers.Reshape((8, 8, 2))(flat)
 
 
+def _own_softmax(x):
+    return 2 * keras.ops.softmax(x) - 1
+
+
+_own_softmax.__name__ = "softmax"
+
+
 ENDS = {
     "softmax layer": (keras.layers.Softmax(), True),
     "operation": (keras.ops.softmax, True),
@@ -174,6 +181,21 @@ ENDS = {
     "permuted": (lambda x: keras.layers.Permute((2, 1, 3))(keras.layers.Softmax()(x)), True),
     "rounded": (lambda x: keras.ops.cast(keras.layers.Softmax()(x), "float32"), True),
     "mean": (lambda x: keras.layers.Average()([keras.ops.softmax(x), keras.ops.softmax(2.0 * x)]), True),
+    "mean as a sum": (lambda x: (keras.ops.softmax(x) + keras.ops.sigmoid(x)) / 2, True),
+    "weighted mean": (lambda x: 0.7 * keras.ops.softmax(x) + keras.ops.softmax(x / 2) * 0.3, True),
+    "mean of a stack": (
+        lambda x: keras.ops.mean(keras.ops.stack([keras.ops.softmax(x), keras.ops.softmax(-x)]), axis=0),
+        True,
+    ),
+    "pooled": (lambda x: keras.layers.AveragePooling2D(3, 1, padding="same")(keras.ops.softmax(x)), True),
+    "hard sigmoid": (keras.layers.Activation("hard_sigmoid"), True),
+    "sum": (lambda x: keras.ops.softmax(x) + keras.ops.softmax(-x), False),
+    "softmax and a constant": (lambda x: 0.5 * keras.ops.softmax(x) + 0.5, False),
+    "difference": (lambda x: 2 * keras.ops.softmax(x) + -1 * keras.ops.softmax(-x), False),
+    "reciprocal": (lambda x: 1 / keras.ops.softmax(x), False),
+    "product": (lambda x: keras.ops.softmax(x) * keras.ops.softmax(x), False),
+    "softmax over the height": (keras.layers.Softmax(axis=1), False),
+    "own function of that name": (keras.layers.Activation(_own_softmax), False),
     "mean with logits": (lambda x: keras.layers.Average()([keras.ops.softmax(x), x]), False),
     "resized by an operation": (lambda x: keras.ops.image.resize(keras.ops.softmax(x), (8, 8)), True),
     "cut by indices": (lambda x: keras.ops.softmax(keras.layers.ZeroPadding2D(1)(x))[:, 1:-1, 1:-1], True),
@@ -250,6 +272,46 @@ def test_an_inner_model_of_two_inputs_called_with_a_dict(further):
     more = {name: factor * image for name, factor in further.items()}
     network = keras.Model(image, inner({"aa": keras.ops.relu(image - 100), "zz": image} | more))
     np.testing.assert_allclose(lower(network, (8, 8))(_image((8, 8))), network(_image((8, 8))), rtol=1e-5)
+
+
+class _Doubled(keras.Model):
+    """Functional, and more than that."""
+
+    def call(self, images, training=None):
+        return 2 * super().call(images, training=training)
+
+
+def test_a_call_of_its_own_is_not_passed_over():
+    image = keras.Input((None, None, 3))
+    own = _Doubled(image, keras.layers.Conv2D(2, 1)(image))
+    with pytest.raises(ValueError, match=r"must be a functional or sequential .* _Doubled, whose call\(\) is its own"):
+        lower(own, (8, 8))
+    outer = keras.Input((None, None, 3))
+    network = keras.Model(outer, own(outer))  # inside another it stays one layer
+    np.testing.assert_allclose(lower(network, (8, 8))(_image((8, 8))), network(_image((8, 8))), rtol=1e-5)
+
+
+class _Normalised(keras.layers.Layer):
+    """A layer of somebody's own around one that computes with what it made of its weights."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inside = keras.layers.Normalization()
+
+    def build(self, shape):
+        self.inside.build(shape)
+
+    def call(self, images):
+        return self.inside(images)
+
+
+def test_a_normalisation_inside_another_layer():
+    image = keras.Input((None, None, 3))
+    layer = _Normalised(dtype="mixed_bfloat16")  # so that it is made anew, in float32
+    scores = layer(image)
+    layer.inside.adapt(_image((8, 8)))
+    network = keras.Model(image, keras.layers.Conv2D(2, 1, dtype="float32")(scores))
+    np.testing.assert_allclose(lower(network, (8, 8))(_image((8, 8))), network(_image((8, 8))), atol=0.05)
 
 
 def test_names_that_inner_models_share():
