@@ -158,6 +158,36 @@ def test_outputs_and_inputs(tmp_path, precision, output, dtype, classes, element
         assert _error(found, expected) < {"float32": 1e-5, "float16": 1e-2, "int8": 0.1}[precision]
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("size", [SIZE, (None, None)])
+def test_a_border_of_zeros_counts_in_a_maximum(tmp_path, precision, size):
+    """ResNet50V2 of Keras begins so."""
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", bias_initializer=keras.initializers.Constant(-2.0))(image / 255.0)
+    x = keras.layers.MaxPooling2D(3, 2)(keras.layers.ZeroPadding2D(1)(x))
+    network = keras.Model(image, keras.layers.UpSampling2D()(x))
+    lowered = lower(network, SIZE) if size == SIZE else lower(network, None, resizable=True)
+    write_onnx(lowered, tmp_path / "small.onnx", precision, calibration=_pictures())
+    picture = _pictures()[0]
+    expected = _keras(network, picture)
+    assert expected[0, 0].max() == 0 > expected[0, 4:-4, 4:-4].mean()
+    allowed = {"float32": 1e-6, "float16": 2e-3, "int8": 0.03}[precision]
+    assert np.abs(_run(tmp_path / "small.onnx", picture) - expected).max() <= allowed * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("sizes", [((7, 10), (31, 31)), ((23, 41), SIZE), ((16, 20), (31, 39))])
+def test_resized_to_sizes_that_no_factor_in_float32_gives(tmp_path, sizes):
+    image = keras.Input((None, None, 3))
+    x = image / 255.0
+    for height, width in (*sizes, SIZE):
+        x = keras.layers.Resizing(height, width)(x)
+    network = keras.Model(image, keras.layers.Conv2D(2, 1)(x))
+    write_onnx(lower(network, SIZE), tmp_path / "small.onnx")
+    _checked(tmp_path / "small.onnx")
+    picture = _pictures()[0]
+    assert _error(_run(tmp_path / "small.onnx", picture), _keras(network, picture)) <= 1e-5
+
+
 def test_half_precision_is_for_kernels(tmp_path):
     write_onnx(lower(_small(), SIZE), tmp_path / "net.onnx", "float16")
     kinds = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer}

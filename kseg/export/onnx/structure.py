@@ -11,6 +11,7 @@ import keras
 
 from kseg.errors import need, one_line
 from kseg.export.errors import ConversionError
+from kseg.export.onnx import wording
 from kseg.export.onnx.folding import fold, keep, put_biases_in
 from kseg.export.onnx.operators import HANDLERS
 from kseg.lowering.graph import as_array
@@ -36,10 +37,12 @@ def structure(model, output="logits"):
     weights = {f"weight_{number}": as_array(variable) for number, variable in enumerate(variables)}
     proto, constants = _convert(model, weights)
     weights |= constants
-    _join_biases(proto.graph)
     proto.graph.name, proto.graph.doc_string = model.name, ""
-    _keep_used_domains(proto)
-    _modernise_nearest(proto.graph)
+    wording.keep_used_domains(proto)
+    wording.join_biases(proto.graph)
+    wording.modernise_nearest(proto.graph)
+    wording.keep_zeros_before_pooling(proto.graph)
+    wording.resize_to_sizes(proto)
     _name_output(proto.graph, output)
     _name_sizes(proto.graph, model)
     weights, origins = fold(proto, weights)
@@ -78,18 +81,6 @@ def _convert(model, weights):
     return proto, {name: held[name].numpy() for name in (entry.name for entry in proto.graph.input) if name in held}
 
 
-def _join_biases(graph):
-    """To a convolution with a bias to which another vector is added, tf2onnx gives both, where ONNX knows one."""
-    onnx = need("onnx", "onnx")
-    for node in list(graph.node):
-        if node.op_type in ("Conv", "ConvTranspose") and len(node.input) > 3:
-            joined = f"{node.output[0]}/bias"
-            addition = onnx.helper.make_node("Add", list(node.input[2:]), [joined])
-            graph.node.insert(list(graph.node).index(node), addition)
-            del node.input[2:]
-            node.input.append(joined)
-
-
 @contextmanager
 def _functions_written_out(tf):
     """Where Keras calls a function of TensorFlow that XLA shall compile, as for grouped convolutions, its operations
@@ -100,20 +91,6 @@ def _functions_written_out(tf):
         yield
     finally:
         tf.config.run_functions_eagerly(before)
-
-
-def _keep_used_domains(proto):
-    used = {node.domain for node in proto.graph.node}
-    keep(proto.opset_import, [entry for entry in proto.opset_import if entry.domain in used])
-
-
-def _modernise_nearest(graph):
-    """Nearest-neighbour resizing in words that ONNX did not give up with opset 13: floor((x + 0.5) / f) both."""
-    for node in graph.node:
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        mode = attributes.get("coordinate_transformation_mode")
-        if node.op_type == "Resize" and mode is not None and mode.s == b"tf_half_pixel_for_nn":
-            mode.s, attributes["nearest_mode"].s = b"half_pixel", b"round_prefer_ceil"
 
 
 def _name_output(graph, name):
