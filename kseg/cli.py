@@ -116,6 +116,13 @@ def prediction(args):
     return {name: getattr(args, option) for name, option in names.items()}
 
 
+def plain_name(text):
+    """The type of an argument that names a file in a folder that another argument gives."""
+    if Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"must be a name without folders. Received: {text}")
+    return text
+
+
 def _size(text):
     try:
         sides = tuple(int(side) for side in text.split("x"))

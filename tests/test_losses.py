@@ -207,6 +207,14 @@ def test_hard_pixels_with_weights_and_shares():
     )
 
 
+def test_a_share_of_one_takes_every_pixel_of_very_many():
+    """16,777,219 is one less in float32's nearest number above."""
+    labels = np.zeros((1, 1, 2**24 + 3), np.uint8)
+    logits = np.stack([np.linspace(0, 1, labels.size, dtype=np.float32)[None, None], np.zeros_like(labels)], axis=-1)
+    value, expected = losses.hard_pixels(labels, logits, share=1.0), losses.cross_entropy(labels, logits)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
 def test_hard_pixels_leave_the_easy_ones_alone_and_treat_equals_alike():
     labels = np.zeros((1, 2, 4), "int32")
     logits = np.zeros((1, 2, 4, 2), "float32")

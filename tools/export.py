@@ -18,7 +18,7 @@ def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.keras")
     parser.add_argument("--out", type=Path, metavar="DIR", help="gets the file and its card")
-    parser.add_argument("--name", help="of the file; default: the model's file name and the precision")
+    parser.add_argument("--name", type=cli.plain_name, help="of the file; default: the model's and the precision")
     parser.add_argument("--format", choices=("tflite", "onnx"), help="needed, as MODEL.keras and --out are")
     precisions = ("float32", "float16", "dynamic", "int8", "int16x8")
     parser.add_argument("--precision", default="float32", choices=precisions, help="ONNX: float32, float16, int8")

@@ -1,6 +1,7 @@
 """Weights from files -> networks."""
 
 import logging
+import re
 import warnings
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def load_vgg16(model, source, fc_units=None):
     path = find_weights(source, _preferred_vgg16(fc_units))
     arrays = _read_layers(path)
     for layer in model.layers:
-        if not layer.name.startswith("block") or not layer.weights:
+        if not re.fullmatch(r"block[1-5]_conv[1-3]", layer.name):  # others may be of what the network stands on
             continue
         if layer.name == "block1_conv1" and layer.kernel.shape[2] != 3:
             _log_first_random(path, layer)

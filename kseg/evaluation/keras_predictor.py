@@ -30,21 +30,23 @@ class KerasPredictor:
     """A Keras network as a predictor.
 
     Attributes:
-        model: keras.Model, images [B, H, W, 3] -> logits or probabilities [B, H, W, classes].
+        model: keras.Model of the given layers, images [B, H, W, 3] -> logits or probabilities [B, H, W, classes].
         labels: LabelSet.
         kind: what the scores are, "logits" or "probabilities".
         size_px: None: it works at each image's own size.
+    Raises:
+        ValueError: the model is neither functional nor sequential.
     """
 
     size_px = None
 
     def __init__(self, model, labels):
-        self.model = model
         self.labels = labels
         self.kind = "probabilities" if gives_probabilities(model) else "logits"
+        self.model = keras.Model(model.input, model.output, name=model.name)  # the user's stays compiled as it is
         # The scores of a street scene of 21 classes are 84 times its classes: these are found where the scores are.
         self._labeller = keras.Model(model.input, _Classes(dtype="float32")(model.output))
-        for compiled in (model, self._labeller):
+        for compiled in (self.model, self._labeller):
             # On TensorFlow, Keras would let XLA compile a model that was never compiled, anew for every image size.
             compiled.jit_compile = keras.backend.backend() == "jax"
 

@@ -15,6 +15,7 @@ import kseg.layers  # noqa: F401  registers the classes that a saved model names
 from kseg.errors import InputError, one_line
 from kseg.files import replacing
 from kseg.labels import LabelSet
+from kseg.lowering.graph import check_functional
 from kseg.training import archive
 
 _LABELS, _STATE = "labels.json", "training.json"
@@ -29,13 +30,17 @@ def save_model(model, path, labels, state=None, include_optimizer=False):
         state: dict for JSON that goes with it, or None.
         include_optimizer: keep the optimizer's variables, to train on.
     Raises:
-        InputError: the path is none for such a file, or the disk is full.
+        InputError: the path is none for such a file, the labels are not as many as the classes, or the disk is full.
+        ValueError: the model is neither functional nor sequential.
     """
+    check_functional(model)
     path = Path(path)
     if path.suffix != ".keras":
         raise InputError(f"{path}: a file of a model must end in .keras")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
+    if model.outputs[0].shape[-1] != len(labels):
+        raise InputError(f"{path}: the network has {model.outputs[0].shape[-1]} classes, its labels {len(labels)}")
     if not include_optimizer:
         # The same layers in a model that was never compiled: `.keras` files always hold the optimizer of one that was.
         model = keras.Model(model.input, model.output, name=model.name)

@@ -95,6 +95,15 @@ class TestPublishedFiles:
             expected = file["block1_conv2/block1_conv2_W_1:0"][:]
         np.testing.assert_array_equal(model.get_layer("block1_conv2").kernel.value, expected)
 
+    def test_what_the_network_stands_on_keeps_its_weights(self, vgg16_file):
+        """MobileNetV2 of Keras calls its layers block_1_expand and the like."""
+        image = keras.Input((None, None, 3))
+        below = keras.layers.Conv2D(3, 3, padding="same", name="block_1_expand")
+        options = {"filters": 2, "backbone": "vgg16", "include_preprocessing": False, "input_tensor": below(image)}
+        before = np.array(below.kernel.value)
+        UNet(**options, backbone_weights=vgg16_file)
+        np.testing.assert_array_equal(below.kernel.value, before)
+
     def test_files_that_are_something_else(self, vgg16_file, mobilenet_v2_file, tmp_path):
         (tmp_path / "text.h5").write_text("no weights")
         cut = tmp_path / "cut.h5"

@@ -69,6 +69,24 @@ def test_the_kind_of_scores():
         assert KerasPredictor(keras.Model(inputs, last(scores)), LabelSet.numbered(3)).kind == "probabilities"
 
 
+def test_the_users_model_stays_as_it_is():
+    inputs = keras.Input((None, None, 3))
+    network = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))
+    for jit_compile in (True, False):
+        network.compile("sgd", "mse", jit_compile=jit_compile)
+        KerasPredictor(network, LabelSet.numbered(3))(np.zeros((1, 6, 8, 3), np.uint8))
+        assert network.jit_compile is jit_compile
+
+
+def test_a_model_with_a_call_of_its_own_is_refused():
+    class Own(keras.Model):
+        def call(self, images):
+            return images
+
+    with pytest.raises(ValueError, match="`model` must be a functional or sequential Keras model. Received: Own"):
+        KerasPredictor(Own(), LabelSet.numbered(3))
+
+
 def test_a_size_that_the_network_cannot_take_is_named():
     inputs = keras.Input((None, None, 3))
     halved = keras.layers.UpSampling2D()(keras.layers.MaxPooling2D()(inputs))

@@ -105,9 +105,25 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
 
 
 def test_labels_must_be_as_many_as_the_classes(tmp_path):
-    save_model(_network(classes=3), tmp_path / "a.keras", LABELS)
+    network = _network(classes=3)
     with pytest.raises(InputError, match="3 classes, its labels 2"):
-        load_model(tmp_path / "a.keras")
+        save_model(network, tmp_path / "a.keras", LABELS)
+    assert not [*tmp_path.iterdir()]
+    network.save(tmp_path / "a.keras")
+    with pytest.raises(InputError, match="3 classes, its labels 2"):
+        load_model(tmp_path / "a.keras", LABELS)
+
+
+def test_a_model_of_layers_alone_is_wanted(tmp_path):
+    class Own(keras.Model):
+        def call(self, images):
+            return images[..., :2]
+
+    own = Own()
+    own(np.zeros((1, 4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match="`model` must be a functional or sequential Keras model. Received: Own"):
+        save_model(own, tmp_path / "a.keras", LABELS)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
