@@ -302,6 +302,19 @@ def test_no_second_softmax_behind_probabilities_that_only_the_scores_betray(tmp_
     export(network, path=tmp_path / "net.tflite", **arguments)
 
 
+class _Switch(keras.layers.Layer):
+    def call(self, images):
+        return keras.ops.cond(keras.ops.mean(images) > 100, lambda: images * 2, lambda: images)
+
+
+def test_conditions_are_refused_in_a_tflite_file(tmp_path):
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, keras.layers.Conv2D(4, 1)(_Switch()(image)))
+    with pytest.raises(ConversionError, match=r"3 subgraphs, and only one works: conditions and loops"):
+        export(network, LABELS, tmp_path / "a.tflite", format="tflite", size_px=SIZE, verification=_pairs())
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_is_always_zero_in_16_bits(tmp_path):
     """LiteRT's addition of 16 bits would end the process, were the zeros stored in steps of 1."""
     keras.utils.set_random_seed(0)

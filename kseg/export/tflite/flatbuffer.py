@@ -101,7 +101,10 @@ def parse(content):
     """bytes of a .tflite file -> Network. Its signature, if it has one, names inputs and outputs."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     if len(model.subgraphs) != 1:
-        raise ConversionError(f"the network has {len(model.subgraphs)} subgraphs; only one works")
+        raise ConversionError(
+            f"the network has {len(model.subgraphs)} subgraphs, and only one works: conditions and loops "
+            f"(keras.ops.cond, while_loop, fori_loop) bring further ones"
+        )
     (graph,) = model.subgraphs
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     operators = [
