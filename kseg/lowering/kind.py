@@ -40,8 +40,9 @@ _KEEPING_OPERATIONS = (
     "Swapaxes",
     "Transpose",
 )
-# Functions, not their names, which a function of somebody's own may have.
-_SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
+# Functions of these libraries: one of somebody's own may have the same name.
+_NORMALISING = ("softmax", "softmax_v2", "sigmoid", "hard_sigmoid")
+_LIBRARIES = ("keras", "tensorflow", "jax")
 
 
 def gives_probabilities(model):
@@ -87,7 +88,9 @@ def _normalises(step):
     name, activation = type(step.operation).__name__, getattr(step.operation, "activation", None)
     if name == "Softmax":
         return getattr(step.operation, "axis", -1) in (-1, len(step.output.shape) - 1)
-    return name in ("Sigmoid", "HardSigmoid") or activation in (keras.activations.softmax, *_SIGMOIDS)
+    library = str(getattr(activation, "__module__", "")).partition(".")[0]
+    known = library in _LIBRARIES and getattr(activation, "__name__", "") in _NORMALISING
+    return known or name in ("Sigmoid", "HardSigmoid")
 
 
 def _keeps_kind(step):

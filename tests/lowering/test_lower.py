@@ -172,6 +172,7 @@ ENDS = {
     "softmax layer": (keras.layers.Softmax(), True),
     "operation": (keras.ops.softmax, True),
     "activation": (keras.layers.Conv2D(2, 1, activation="softmax"), True),
+    "operation as activation": (keras.layers.Conv2D(2, 1, activation=keras.ops.softmax), True),
     "sigmoid": (keras.ops.sigmoid, True),
     "inner model": (_nested, True),
     "cut": (lambda x: CropLike((0, 0))([keras.layers.Softmax()(x), x]), True),

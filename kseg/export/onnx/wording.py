@@ -21,6 +21,7 @@ def join_biases(graph):
 
 
 def keep_used_domains(proto):
+    """tf2onnx names its own set of operators, too, whether it is used or not."""
     used = {node.domain for node in proto.graph.node}
     keep(proto.opset_import, [entry for entry in proto.opset_import if entry.domain in used])
 
