@@ -140,9 +140,12 @@ def check_parity(network, predictor, verification, data=""):
             f"mean_iou {mean_ious[1]:.4f} instead of {mean_ious[0]:.4f}, {tolerance.mean_iou_drop} less is allowed"
         )
     if failures:
+        steps = ""
+        if card.file.endswith(".tflite") and (card.precision, kind) == ("int8", "probabilities"):
+            steps = "Its probabilities come in steps of 1/256, too wide for many classes: export logits or labels. "
         raise ParityError(
             f"{card.file}: differs from the Keras model on {comparison.images} images: {'; '.join(failures)}. "
-            f"No file was written"
+            f"{steps}No file was written"
         )
     return {
         "data": str(data),

@@ -302,6 +302,17 @@ def test_no_second_softmax_behind_probabilities_that_only_the_scores_betray(tmp_
     export(network, path=tmp_path / "net.tflite", **arguments)
 
 
+def test_probabilities_of_many_classes_in_8_bits(tmp_path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, keras.layers.Conv2D(100, 3, padding="same")(image / 255.0))
+    arguments = {"format": "tflite", "precision": "int8", "size_px": SIZE, "labels": LabelSet.numbered(100)}
+    arguments |= {"verification": _pairs(), "calibration": _calibration()}
+    with pytest.raises(ParityError, match="steps of 1/256, too wide for many classes: export logits or labels"):
+        export(network, path=tmp_path / "a.tflite", output="probabilities", **arguments)
+    assert not [*tmp_path.iterdir()]
+
+
 class _Switch(keras.layers.Layer):
     def call(self, images):
         return keras.ops.cond(keras.ops.mean(images) > 100, lambda: images * 2, lambda: images)
