@@ -313,6 +313,27 @@ def test_probabilities_of_many_classes_in_8_bits(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+class _Gate(keras.layers.Layer):
+    def build(self, shape):
+        self.gate = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, images):
+        return images * self.gate
+
+
+@pytest.mark.parametrize("format", ["tflite", "onnx"])
+def test_layers_whose_names_begin_with_an_underscore(tmp_path, format):
+    image = keras.Input((None, None, 3))
+    network = keras.Model(image, keras.layers.Conv2D(4, 3, padding="same", name="_own")(_Gate()(image)))
+    assert network.layers[1].name.startswith("_")
+    path = tmp_path / f"a.{format}"
+    card = export(network, LABELS, path, format=format, size_px=SIZE, verification=_pairs())
+    assert card.conversion["converter"] == "structure"
+    later = keras.layers.Dense(2, name="later")
+    later.build((1, 2))
+    assert later.kernel.path == "later/kernel"  # no scope was left open
+
+
 class _Switch(keras.layers.Layer):
     def call(self, images):
         return keras.ops.cond(keras.ops.mean(images) > 100, lambda: images * 2, lambda: images)

@@ -11,6 +11,7 @@ import keras
 
 from kseg.errors import need, one_line
 from kseg.export.errors import ConversionError
+from kseg.export.naming import outer_scope
 from kseg.export.onnx import wording
 from kseg.export.onnx.folding import fold, keep, put_biases_in
 from kseg.export.onnx.operators import HANDLERS
@@ -60,7 +61,7 @@ def _convert(model, weights):
     trainable = len(model.trainable_variables)
 
     def predict(image, *values):
-        with _functions_written_out(tf):
+        with _functions_written_out(tf), outer_scope(model):
             scores, _ = model.stateless_call(values[:trainable], values[trainable:], image, training=False)
         return keras.tree.flatten(scores)[0]
 

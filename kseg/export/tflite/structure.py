@@ -10,6 +10,7 @@ import numpy as np
 
 from kseg.errors import need
 from kseg.export.errors import ConversionError
+from kseg.export.naming import outer_scope
 from kseg.export.tflite.flatbuffer import parse, schema
 from kseg.export.tflite.plain import first_line
 from kseg.lowering.graph import as_array
@@ -63,7 +64,8 @@ def _convert(model, variables, output, taps):
     trainable = len(model.trainable_variables)
 
     def predict(image, *weights):
-        values, _ = tapped.stateless_call(weights[:trainable], weights[trainable:], image, training=False)
+        with outer_scope(model):
+            values, _ = tapped.stateless_call(weights[:trainable], weights[trainable:], image, training=False)
         return dict(zip(names, keras.tree.flatten(values), strict=True))
 
     specs = [tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="image")]
