@@ -30,7 +30,8 @@ from kseg import cli
 def main(argv=None):
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir="."):
         print("started", flush=True)
-        time.sleep(60)
+        for _ in range(600):  # one long sleep would miss a signal that comes just before it
+            time.sleep(0.1)
 
 raise SystemExit(main())
 """
