@@ -32,7 +32,10 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
     else:
         raise InputError(f"{path}: a model is a .keras, .tflite or .onnx file")
     if len(predictor.labels) == 1:
-        raise InputError(f"{path}: gives one score a pixel; the class is that of the greatest of two or more scores")
+        raise InputError(
+            f"{path}: gives one score a pixel; the class is that of the greatest of two or more scores. Give the Keras "
+            "model a second, of a sigmoid p by keras.layers.Concatenate()([1 - p, p]), and save it with two labels"
+        )
     if window_px is not None:
         overlap_px = min(window_px) // 4 if overlap_px is None else overlap_px
         predictor = windows.Windowed(predictor, window_px, overlap_px)

@@ -47,7 +47,8 @@ _LIBRARIES = ("keras", "tensorflow", "jax")
 
 def gives_probabilities(model):
     """Whether a functional or sequential model ends in a softmax over the classes or a sigmoid, behind which nothing
-    but cutting, resizing, reshaping, clipping, rounding or a mean, also a weighted one, of several such comes."""
+    but cutting, resizing, reshaping, clipping, rounding or a mean, also a weighted one, of several such comes, or a
+    sigmoid p joined with 1 - p."""
     graph = read(model)
     return math.isclose(_multiple(graph, graph.output), 1.0, rel_tol=1e-3)  # 0.33 a + 0.33 b + 0.34 c
 
@@ -67,11 +68,20 @@ def _multiple(graph, value):
         return total / len(inputs) if name == "Average" else total
     if name in ("Multiply", "Divide", "TrueDivide"):
         return _scaled(graph, name, *step.args)
+    if name == "Concatenate" and [value.shape[-1] for value in (*inputs, step.output)] == [1, 1, 2]:
+        return max(_opposites(graph, *inputs), _opposites(graph, *reversed(inputs)), key=math.isfinite)
     if not _keeps_kind(step):
         return math.nan
     # Of its second input, CropLike looks at the size only.
     first, *others = [_multiple(graph, source) for source in (inputs if name == "Stack" else inputs[:1])]
     return first if all(math.isclose(first, other) for other in others) else math.nan
+
+
+def _opposites(graph, first, second):
+    """Of the scores p, where the others are 1 - p."""
+    step = graph.maker(first)
+    opposite = step is not None and type(step.operation).__name__ == "Subtract" and step.args == (1, second)
+    return _multiple(graph, second) if opposite else math.nan
 
 
 def _scaled(graph, name, *factors):

@@ -39,8 +39,7 @@ def save_model(model, path, labels, state=None, include_optimizer=False):
         raise InputError(f"{path}: a file of a model must end in .keras")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
-    if model.outputs[0].shape[-1] != len(labels):
-        raise InputError(f"{path}: the network has {model.outputs[0].shape[-1]} classes, its labels {len(labels)}")
+    _check_number(model.outputs[0].shape[-1], labels, path)
     if not include_optimizer:
         # The same layers in a model that was never compiled: `.keras` files always hold the optimizer of one that was.
         model = keras.Model(model.input, model.output, name=model.name)
@@ -179,6 +178,11 @@ def _matching_labels(model, labels, path):
         raise InputError(f"{path}: no segmentation network: its output has the shape {shape}, not [B, H, W, classes]")
     if labels is None:
         return LabelSet.numbered(shape[-1])
-    if len(labels) != shape[-1]:
-        raise InputError(f"{path}: the network has {shape[-1]} classes, its labels {len(labels)}")
+    _check_number(shape[-1], labels, path)
     return labels
+
+
+def _check_number(scores, labels, path):
+    if scores != len(labels):
+        two = "; of a sigmoid p, keras.layers.Concatenate()([1 - p, p]) makes two scores" if scores == 1 else ""
+        raise InputError(f"{path}: the network gives {scores} scores a pixel, its labels have {len(labels)} names{two}")

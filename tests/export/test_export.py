@@ -23,6 +23,7 @@ from kseg.lowering import quantization_aware
 from kseg.metrics import confusion_matrix, scores
 from kseg.runtime.card import sha256_of
 from kseg.runtime.chatter import muted
+from kseg.training import load_model, save_model
 
 SIZE = (32, 48)
 LABELS = LabelSet.numbered(4, ignore=255)
@@ -278,7 +279,7 @@ def test_one_class_is_compared_by_its_scores(tmp_path, activation):
 
 def _both(x):
     p = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(x)
-    return keras.layers.Concatenate()([1.0 - p, p])
+    return keras.layers.Concatenate()([keras.ops.square(1.0 - p), p])
 
 
 def _unseen_sigmoid(x):
@@ -300,6 +301,32 @@ def test_no_second_softmax_behind_probabilities_that_only_the_scores_betray(tmp_
         export(network, output="probabilities", path=tmp_path / "net.tflite", **arguments)
     assert not [*tmp_path.iterdir()]
     export(network, path=tmp_path / "net.tflite", **arguments)
+
+
+@pytest.mark.parametrize(("format", "precision"), [("tflite", "int8"), ("tflite", "float32"), ("onnx", "float32")])
+def test_one_sigmoid_as_two_classes(tmp_path, format, precision):
+    """What the message about one score tells to do."""
+    keras.utils.set_random_seed(0)
+    labels, pairs = LabelSet.numbered(2), [(image, label % 2) for image, label in _pairs()]
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(image / 255.0)
+    one = keras.Model(image, keras.layers.Conv2D(1, 1, activation="sigmoid")(x))
+    with pytest.raises(InputError, match=r"gives 1 scores a pixel, its labels have 2 names; of a sigmoid p"):
+        save_model(one, tmp_path / "net.keras", labels)
+    two = keras.Model(one.inputs, keras.layers.Concatenate()([1 - one.output, one.output]))
+    save_model(two, tmp_path / "net.keras", labels)
+    model, labels = load_model(tmp_path / "net.keras")
+    picture = pairs[0][0][None, : SIZE[0], : SIZE[1]]
+    arguments = {"size_px": SIZE, "verification": pairs}
+    if precision == "int8":
+        arguments["calibration"] = _calibration()
+    for output in ("logits", "probabilities", "labels"):
+        path = tmp_path / f"{output}.{format}"
+        card = export(model, labels, path, format=format, precision=precision, output=output, **arguments)
+        assert card.output["kind"] == ("labels" if output == "labels" else "probabilities")
+        predicted = load_predictor(path).indices(picture)
+        share = np.mean(predicted == (one.predict(picture, verbose=0)[..., 0] > 0.5))
+        assert share >= (0.9 if precision == "int8" else 1)  # of a network that was not trained
 
 
 def test_probabilities_of_many_classes_in_8_bits(tmp_path):

@@ -106,11 +106,11 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
 
 def test_labels_must_be_as_many_as_the_classes(tmp_path):
     network = _network(classes=3)
-    with pytest.raises(InputError, match="3 classes, its labels 2"):
+    with pytest.raises(InputError, match="3 scores a pixel, its labels have 2 names$"):
         save_model(network, tmp_path / "a.keras", LABELS)
     assert not [*tmp_path.iterdir()]
     network.save(tmp_path / "a.keras")
-    with pytest.raises(InputError, match="3 classes, its labels 2"):
+    with pytest.raises(InputError, match="3 scores a pixel, its labels have 2 names$"):
         load_model(tmp_path / "a.keras", LABELS)
 
 
