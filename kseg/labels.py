@@ -1,7 +1,7 @@
 """Label sets: what the classes are called, how they are drawn, and which index means "not labelled"."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,9 @@ class LabelSet:
         masks: how mask files hold the classes: "index" (grey or palette PNG) or "colour" (RGB, nearest colour).
         ignore_colour: the colour that marks unlabelled pixels in colour masks; None: VOID_COLOUR. In a labels.json it
             is written as `ignore`, and the index is 255.
+        values: for index masks, the numbers that the files hold for each class, a tuple a class; None: its index.
+        ignore_values: with `values`, the numbers that mark unlabelled pixels. In a labels.json they are written as
+            `ignore`, and the index is 255.
     Raises:
         InputError: the fields contradict each other.
     """
@@ -36,6 +39,8 @@ class LabelSet:
     ignore: int | None = None
     masks: str = "index"
     ignore_colour: tuple | None = None
+    values: tuple | None = None
+    ignore_values: tuple = ()
 
     def __post_init__(self):
         for name in ("names", "colours"):
@@ -53,12 +58,15 @@ class LabelSet:
             )
         if self.ignore is not None and not (isinstance(self.ignore, int) and len(self.names) <= self.ignore <= 65535):
             raise InputError(
-                f"`ignore` must be null or an index beyond the {len(self.names)} classes. Received: {self.ignore}"
+                f"`ignore` must be null or an index beyond the {len(self.names)} classes, 0 to {len(self.names) - 1}; "
+                f'masks with other numbers need "values", the number of each class. Received: {self.ignore}'
             )
         if self.masks not in ("index", "colour"):
             raise InputError(f'`masks` must be "index" or "colour". Received: {self.masks!r}')
         if self.ignore_colour is not None:
             self._check_ignore_colour()
+        if self.values is not None or self.ignore_values:
+            self._check_values()
         if self.masks == "colour" and len(set(self.colours)) < len(self.colours):
             raise InputError("in colour masks each class needs a colour of its own, but two classes share one")
 
@@ -71,6 +79,24 @@ class LabelSet:
             )
         if self.ignore_colour in self.colours:
             raise InputError(f"`ignore` is the colour of a class, too. Received: {list(self.ignore_colour)}")
+
+    def _check_values(self):
+        if not isinstance(self.values, list | tuple | None):
+            raise InputError(f"`values` must be a list. Received: {self.values!r}")
+        if self.masks != "index" or self.values is None:
+            raise InputError(
+                '`values` are those of index masks; in colour masks the `colours` count ("masks": "index")'
+            )
+        values, ignored = [_numbers(value) for value in self.values], _numbers(self.ignore_values)
+        if (self.ignore is None) != (not ignored):
+            raise InputError("with `values`, `ignore` and `ignore_values` go together")
+        if len(values) != len(self.names):
+            raise InputError(f"each name needs its value. Received: {len(self.names)} names, {len(values)} values")
+        used = [number for value in (*values, ignored) for number in value]
+        if twice := sorted({number for number in used if used.count(number) > 1}):
+            raise InputError(f"each of `values` and `ignore` stands for one class. Received twice: {twice}")
+        object.__setattr__(self, "values", tuple(values))
+        object.__setattr__(self, "ignore_values", ignored)
 
     def __len__(self):
         """The number of classes."""
@@ -91,13 +117,15 @@ class LabelSet:
         if not isinstance(fields, dict) or not {"names", "colours"} <= set(fields):
             given = f"Received: {', '.join(fields)}" if isinstance(fields, dict) else "Received no object"
             raise InputError(f'{where}: a label set needs the fields "names" and "colours". {given}')
-        unknown = set(fields) - {"names", "colours", "ignore", "masks"}
-        if unknown:
-            raise InputError(f"{where}: unknown fields {sorted(unknown)}; known: names, colours, ignore, masks")
+        known = ("names", "colours", "ignore", "masks", "values")
+        if unknown := sorted(set(fields) - set(known)):
+            raise InputError(f"{where}: unknown fields {unknown}; known: {', '.join(known)}")
         try:
-            if isinstance(fields.get("ignore"), list):
+            ignore = fields.get("ignore")
+            in_files = "ignore_values" if fields.get("values") is not None else "ignore_colour"
+            if isinstance(ignore, list) or (in_files == "ignore_values" and ignore is not None):
                 index = 255 if len(fields["names"]) <= 255 else 65535
-                fields = {**fields, "ignore": index, "ignore_colour": fields["ignore"]}
+                fields = {**fields, "ignore": index, in_files: ignore}
             return cls(**fields)
         except (InputError, TypeError) as error:
             raise InputError(f"{where}: {error}") from error
@@ -117,7 +145,9 @@ class LabelSet:
     def to_dict(self):
         """The fields of a labels.json, as plain lists."""
         fields = asdict(self)
-        colour = fields.pop("ignore_colour")
+        colour, values, ignored = (fields.pop(name) for name in ("ignore_colour", "values", "ignore_values"))
+        if values is not None:
+            fields |= {"values": [_plain(value) for value in values], "ignore": _plain(ignored) if ignored else None}
         return json.loads(json.dumps(fields | ({"ignore": colour} if colour else {})))
 
     def save(self, path):
@@ -126,10 +156,6 @@ class LabelSet:
             f'  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in self.to_dict().items()
         )
         Path(path).write_text(f"{{\n{fields}\n}}\n", encoding="utf-8")
-
-    def with_masks(self, masks):
-        """The same classes, held in mask files of the other kind."""
-        return replace(self, masks=masks, ignore_colour=self.ignore_colour if masks == "colour" else None)
 
     def colour_table(self):
         """uint8 [256, 3]: the colour of every 8-bit index; indices without a class get VOID_COLOUR."""
@@ -170,6 +196,24 @@ class LabelSet:
         mixed = image + opacity * (colours - image)
         return np.where(drawn[..., None], mixed, image).clip(0, 255)
 
+    def from_values(self, pixels):
+        """The numbers in an index mask -> class indices.
+
+        Args:
+            pixels: integers [...], 0 and more.
+        Returns:
+            int32 [...]: a number v that is neither among `values` nor among `ignore_values` becomes -1 - v.
+        """
+        pixels = np.asarray(pixels).astype(np.int32)
+        if self.values is None:
+            return pixels
+        table = -1 - np.arange(1 + max(65535, int(pixels.max(initial=0))), dtype=np.int32)
+        for index, numbers in enumerate(self.values):
+            table[list(numbers)] = index
+        if self.ignore is not None:
+            table[list(self.ignore_values)] = self.ignore
+        return table[pixels]
+
     def from_colours(self, colours):
         """Colour mask -> class indices, by the nearest colour of the set (squared distance in RGB).
 
@@ -197,6 +241,20 @@ def _checked_colour(colour):
     if not whole or len(colour) != 3:
         raise InputError(f"a colour is three whole numbers from 0 to 255. Received: {colour!r}")
     return tuple(colour)
+
+
+def _numbers(value):
+    """The numbers that stand for one class in index masks, one or several, as a tuple."""
+    numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(number, int) and 0 <= number <= 65535 for number in numbers):
+        raise InputError(
+            f"`values` and `ignore` are whole numbers from 0 to 65535, or lists of them. Received: {value}"
+        )
+    return numbers
+
+
+def _plain(numbers):
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def voc_colour(index):

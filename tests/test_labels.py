@@ -54,6 +54,23 @@ def test_a_file_there_and_back(tmp_path):
         ('{"names": ["a"], "colours": [[0, 0, 0]], "ignore": [0, 0, 0], "masks": "colour"}', "colour of a class, too"),
         ('{"names": ["a"], "colours": [[0, 0, 0]], "ignore": [0, 0], "masks": "colour"}', "three whole numbers"),
         ('{"names": 3, "colours": [[0, 0, 0]], "ignore": [9, 9, 9]}', r"labels\.json"),
+        (
+            '{"names": ["a"], "colours": [[0, 0, 0]], "ignore": 0}',
+            "classes, 0 to 0; masks with other numbers need .values",
+        ),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "values": [0, 1]}', "Received: 1 names, 2 values"),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "values": [0], "ignore": 0}', r"Received twice: \[0\]"),
+        (
+            '{"names": ["a"], "colours": [[0, 0, 0]], "values": [65536]}',
+            "from 0 to 65535, or lists of them. Received: 65536",
+        ),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "values": ["a"]}', "from 0 to 65535, or lists of them. Received: a"),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "values": 3}', "`values` must be a list. Received: 3"),
+        (
+            '{"names": ["a"], "colours": [[0, 0, 0]], "values": [1], "ignore": []}',
+            "`ignore` and `ignore_values` go together",
+        ),
+        ('{"names": ["a"], "colours": [[0, 0, 0]], "values": [1], "masks": "colour"}', "are those of index masks"),
         ("\xff", "not a text file in UTF-8"),
     ],
 )
@@ -66,6 +83,21 @@ def test_bad_files_are_named(content, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ignore", [None, 0, [0, 255]])
+def test_masks_with_other_numbers(ignore, tmp_path):
+    """As in ADE20K, where 0 is not labelled, and in Cityscapes, whose numbers have gaps; one class may have several."""
+    fields = {"names": ["sky", "tree"], "colours": [[0, 0, 255], [0, 160, 0]], "ignore": ignore, "masks": "index"}
+    fields["values"] = [3, [7, 1000]]
+    (tmp_path / "labels.json").write_text(json.dumps(fields))
+    labels = LabelSet.load(tmp_path / "labels.json")
+    unlabelled = -1 if ignore is None else 255
+    found = labels.from_values(np.array([[0, 3, 7], [1000, 4, 70000]], np.int32))
+    assert found.tolist() == [[unlabelled, 0, 1], [1, -5, -70001]]
+    assert labels.to_dict() == fields
+    labels.save(tmp_path / "again.json")
+    assert LabelSet.load(tmp_path / "again.json") == labels
+
+
 def test_a_colour_may_mark_what_is_not_labelled(tmp_path):
     fields = {"names": ["sky", "tree"], "colours": [[0, 0, 255], [0, 160, 0]], "ignore": [0, 0, 0], "masks": "colour"}
     (tmp_path / "labels.json").write_text(json.dumps(fields), encoding="utf-8-sig")  # as some editors save it
@@ -75,7 +107,6 @@ def test_a_colour_may_mark_what_is_not_labelled(tmp_path):
     assert labels.to_dict() == fields
     labels.save(tmp_path / "again.json")
     assert LabelSet.load(tmp_path / "again.json") == labels
-    assert labels.with_masks("index").to_dict() == fields | {"ignore": 255, "masks": "index"}
     many = {"names": [str(i) for i in range(256)], "colours": [[i, i, i] for i in range(256)], "masks": "colour"}
     assert LabelSet.from_dict(many | {"ignore": [1, 0, 0]}).ignore == 65535
 
@@ -151,12 +182,8 @@ def test_a_table_for_palettes():
     assert table[2].tolist() == list(VOID_COLOUR)
 
 
-def test_the_other_kind_of_masks():
-    assert LABELS.with_masks("colour").masks == "colour"
-    assert LABELS.masks == "index"
-
-
 def test_colour_masks_need_a_colour_for_each_class():
-    twins = LabelSet(("a", "b"), ((1, 2, 3), (1, 2, 3)))
+    twins = ("a", "b"), ((1, 2, 3), (1, 2, 3))
+    LabelSet(*twins)
     with pytest.raises(InputError, match="two classes share one"):
-        twins.with_masks("colour")
+        LabelSet(*twins, masks="colour")

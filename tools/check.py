@@ -72,9 +72,15 @@ def _propose(folder, data):
     labels = data.propose_labels(data.mask_files(folder), lambda masks: cli.progress(masks, "Reading masks"))
     with replacing(path) as temporary:
         labels.save(temporary)
-    ignored = '"ignore": [R, G, B], its colour' if labels.masks == "colour" else '"ignore": its index'
     print(f"{path}: {len(labels)} classes guessed. Give them their names. One that means 'not labelled' is no class:")
-    print(f"take it out of names and colours, and write {ignored}.")
+    if labels.masks == "colour":
+        print('take it out of names and colours, and write "ignore": [R, G, B], its colour.')
+    elif labels.values:
+        print('take it out of names, colours and values, and write "ignore": its number.')
+    else:
+        rest = ", ".join(map(str, range(1, len(labels)))) if len(labels) < 20 else f"1, 2, ... {len(labels) - 1}"
+        print("take it out of names and colours, and write its number and those of the others: if it is the first,")
+        print(f'"ignore": 0, "values": [{rest}]')
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def read_mask(path, labels, contents=None):
         return labels.from_colours(np.asarray(_in_8_bits(image, path).convert("RGB")))
     if image.format in _LOSSY:
         raise InputError(f"{path}: JPEG changes the indices of a mask; save masks as PNG")
-    return _indices(image, path, contents), 0
+    return labels.from_values(_indices(image, path, contents)), 0
 
 
 def read_contents(path):

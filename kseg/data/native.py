@@ -35,7 +35,8 @@ def reader(images, masks, labels):
         mask_routes = list(pool.map(mask_route, masks)) if labels.masks == "index" else [PILLOW] * len(masks)
 
     # Bytes as long as possible: they are moved faster than int32.
-    label_type = tf.uint8 if set(mask_routes) == {GREY} else tf.int32
+    label_type = tf.uint8 if set(mask_routes) == {GREY} and labels.values is None else tf.int32
+    classes = None if labels.values is None else tf.constant(labels.from_values(np.arange(256)))
 
     def pillow_image(path):
         return read_image(path.decode())
@@ -47,7 +48,8 @@ def reader(images, masks, labels):
         return tf.io.decode_png(contents, channels=3)
 
     def read_grey(contents):
-        return tf.cast(tf.io.decode_png(contents, channels=1), label_type)
+        label = tf.cast(tf.io.decode_png(contents, channels=1), label_type)
+        return label if classes is None else tf.gather(classes, label)
 
     def not_yet(contents):
         return tf.zeros([0, 0, 3], tf.uint8)

@@ -22,8 +22,8 @@ def propose_labels(masks, progress=iter):
     """The label set that mask files suggest.
 
     Grey and palette files hold indices: their classes reach to the greatest one, but for a lone 255, which marks
-    unlabelled pixels. Grey files of a few values far apart, such as 0 and 255, and files of colours hold a colour a
-    class: those that fill areas.
+    unlabelled pixels; of 16 bits and far apart, they are those that occur. Grey files of a few values far apart, such
+    as 0 and 255, and files of colours hold a colour a class: those that fill areas.
 
     Args:
         masks: paths of all mask files.
@@ -39,7 +39,7 @@ def propose_labels(masks, progress=iter):
         seen.add(*read_contents(path))
     if not seen.colours:
         raise InputError("there are no masks to guess the classes from")
-    colours, ignore, masks = _indexed(seen) if seen.are_indices() else _coloured(seen)
+    colours, ignore, masks, values = _indexed(seen) if seen.are_indices() else (*_coloured(seen), None)
     if len(colours) < 2:
         few = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour, _ in seen.colours.most_common(5))
         raise InputError(
@@ -50,7 +50,7 @@ def propose_labels(masks, progress=iter):
         raise InputError(f"the masks hold {len(colours)} classes: are they numbers of objects, or photographs?")
     two = masks == "colour" and set(colours) == {(0, 0, 0), (255, 255, 255)}
     names = ("background", "foreground") if two else tuple(f"class_{index}" for index in range(len(colours)))
-    return LabelSet(names, colours, ignore, masks)
+    return LabelSet(names, colours, ignore, masks, values=values)
 
 
 class _Seen:
@@ -88,17 +88,25 @@ class _Seen:
         values = sorted(set(self.indices) - {_IGNORE})
         if not values or not self.all_indices or set(self.indices) == {0, _IGNORE}:
             return False
-        return values[-1] < 2 * len(values) + 4 or (values[-1] > 255 and len(values) > 2)
+        return _are_close(values) or (values[-1] > 255 and len(values) > 2)
 
 
 def _indexed(seen):
-    """(colours of the classes, ignore, "index")."""
+    """(colours of the classes, ignore, "index", values)."""
+    if not _are_close(values := sorted(set(seen.indices) - {_IGNORE})):
+        values = sorted(seen.indices)
+        return [voc_colour(index % 256) for index in range(len(values))], None, "index", values
     top = max(seen.indices)
     ignore = _IGNORE if top == _IGNORE and _IGNORE - 1 not in seen.indices else None
     classes = range(1 + max(index for index in seen.indices if index != ignore))
     if seen.palette is None:
-        return [voc_colour(index) for index in classes], ignore, "index"
-    return _drawn(np.array(classes), seen.palette).tolist(), ignore, "index"
+        return [voc_colour(index) for index in classes], ignore, "index", None
+    return _drawn(np.array(classes), seen.palette).tolist(), ignore, "index", None
+
+
+def _are_close(values):
+    """Whether sorted numbers are those of classes, of which a few may be absent."""
+    return values[-1] < 2 * len(values) + 4
 
 
 def _coloured(seen):

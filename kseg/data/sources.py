@@ -277,13 +277,18 @@ def foreign_indices(counts, labels):
     foreign = [i for i in counts if not 0 <= i < len(labels) and i != labels.ignore]
     if not foreign:
         return None
-    found = ", ".join(f"{i} ({counts[i]} pixels)" for i in foreign[:5])
+    # What `LabelSet.from_values` does not know.
+    found = ", ".join(f"{i if labels.values is None else -1 - i} ({counts[i]} pixels)" for i in foreign[:5])
     more = ", ..." if len(foreign) > 5 else ""
+    if labels.values is not None:
+        return f'number {found}{more} neither among the "values" of labels.json nor its "ignore"'
     ignore = "no ignore index" if labels.ignore is None else f"ignore index {labels.ignore}"
     message = f"index {found}{more} outside the label set (classes 0 to {len(labels) - 1}, {ignore})"
     if len(labels) == 2 and set(counts) <= {0, 255}:
-        message += '; if 255 is class 1: "masks": "colour" and "colours": [[0, 0, 0], [255, 255, 255]] in labels.json'
-    return message
+        return (
+            f'{message}; if 255 is class 1: "masks": "colour", "colours": [[0, 0, 0], [255, 255, 255]] in labels.json'
+        )
+    return f'{message}; see "values" in labels.json'
 
 
 def spread(source, most):

@@ -1,6 +1,7 @@
 """Every kind of image and mask file, read by Pillow and inside tf.data, to the same pixels."""
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_a_turned_mask_of_16_bits(tmp_path):
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("masks", ["index", "colour"])
 def test_masks_are_turned_as_images_are(masks, turn, tmp_path):
-    labels, mask = LABELS.with_masks(masks), indices(6, 9)
+    labels, mask = replace(LABELS, masks=masks), indices(6, 9)
     path = save(tmp_path / "mask.png", mask if masks == "index" else labels.to_colours(mask), exif=exif(turn))
     with Image.open(path) as image:
         expected = np.array(ImageOps.exif_transpose(image))
@@ -170,6 +171,27 @@ def test_four_bit_mask(tmp_path):
     path = tmp_path / "mask.png"
     path.write_bytes(png(4, 0, [b"\x01\x23\x4f"], 6))
     np.testing.assert_array_equal(read_mask(path, LABELS)[0], [[0, 1, 2, 3, 4, 15]])
+
+
+@pytest.mark.parametrize("kind", ["L", "P", "I;16"])
+def test_masks_with_numbers_of_their_own(kind, tmp_path):
+    """In both readers; only the 8-bit grey ones are TensorFlow's."""
+    labels = LabelSet.from_dict({**LabelSet.numbered(2).to_dict(), "values": [3, [7, 9]], "ignore": 0})
+    pixels = np.array([[0, 3, 7], [9, 3, 0]], np.uint16 if kind == "I;16" else np.uint8)
+    mask = Image.fromarray(pixels)
+    if kind == "P":
+        mask.putpalette([200, 0, 0] * 256)
+    mask.save(tmp_path / "mask.png")
+    save(tmp_path / "image.png", picture(2, 3))
+    source = FileSource(labels, [tmp_path / "image.png"], [tmp_path / "mask.png"])
+    expected = [[255, 0, 1], [1, 0, 255]]
+    assert source.load(0)[1].tolist() == expected
+    assert tf.function(source.read)(tf.constant(0, tf.int64))[1].numpy().tolist() == expected
+    box = tf.constant([0, 1, 2, 2])
+    assert tf.function(lambda i: source.open(i)[1](box))(tf.constant(0, tf.int64))[1].numpy().tolist() == [
+        [0, 1],
+        [0, 255],
+    ]
 
 
 def test_sixteen_bit_masks(tmp_path):
@@ -245,7 +267,7 @@ def test_colour_masks_of_16_and_32_bits(tmp_path):
 
 
 def test_colour_masks_take_the_nearest_colour(tmp_path):
-    labels = LABELS.with_masks("colour")
+    labels = replace(LABELS, masks="colour")
     mask = indices(9, 7)
     colours = labels.to_colours(mask)
     colours[0, 0] += 1

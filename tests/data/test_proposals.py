@@ -105,6 +105,12 @@ def test_numbers_of_objects_are_refused(tmp_path):
         data.propose_labels([tmp_path / "a.png"])
 
 
+def test_numbers_far_apart_are_told(tmp_path):
+    Image.fromarray(np.repeat(np.array([[0, 1000, 11000]], np.uint16), 4, axis=0)).save(tmp_path / "a.png")
+    labels = data.propose_labels([tmp_path / "a.png"])
+    assert (labels.to_dict()["values"], len(labels), labels.masks) == ([0, 1000, 11000], 3, "index")
+
+
 def test_one_class_alone_is_no_guess(tmp_path):
     """Indices saved as JPEG, and a mask in the channel for transparency."""
     Image.fromarray(np.uint8(_columns(0, 1, 2))).save(tmp_path / "a.jpg")

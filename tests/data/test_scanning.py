@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,7 +43,10 @@ def test_all_problems_are_listed_at_once(bad_folder):
         ("cut_image.jpg", "does not decode ("),
         ("cut_mask.png", "does not decode ("),
         ("size.png", "24x31 pixels (height x width), but the image "),
-        ("index.png", "index 7 (6 pixels) outside the label set (classes 0 to 2, ignore index 255)"),
+        (
+            "index.png",
+            'index 7 (6 pixels) outside the label set (classes 0 to 2, ignore index 255); see "values" in labels.json',
+        ),
         ("two_faults.jpg", "does not decode ("),
         ("two_faults.png", "index 99 (720 pixels) outside the label set"),
         ("no_mask.jpg", "has no mask; "),
@@ -64,7 +68,7 @@ def test_masks_of_0_and_255_are_told_how_to_be_read(tmp_path):
     save(masks[0], 255 * indices(24, 30, classes=2))
     report = data.scan(data.FileSource(LabelSet.numbered(2), images, masks), progress=False)
     ((_, message),) = report.problems
-    assert 'if 255 is class 1: "masks": "colour" and "colours": [[0, 0, 0], [255, 255, 255]]' in message
+    assert 'if 255 is class 1: "masks": "colour", "colours": [[0, 0, 0], [255, 255, 255]]' in message
 
 
 def test_what_is_left_without_the_bad_ones(bad_folder):
@@ -87,7 +91,7 @@ def test_nothing_left(tmp_path):
 
 
 def test_inexact_colours_are_counted(tmp_path):
-    labels = LABELS.with_masks("colour")
+    labels = replace(LABELS, masks="colour")
     dataset(tmp_path, ("a", "b"), labels=labels)
     for name, inexact in (("a", 3), ("b", 2)):
         colours = labels.to_colours(indices(24, 30))
