@@ -16,6 +16,7 @@ help:
 $(VENV)/.installed: setup.py .ci/constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "kseg needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "Installing TensorFlow, JAX and the rest into $(VENV): three gigabytes, one to five minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[all,dev]'
 	@touch $@

@@ -9,11 +9,13 @@ import importlib
 __version__ = "0.3.0"
 
 _SUBMODULES = (
+    "errors",
     "labels",
     "runtime",
     "data",
     "layers",
     "applications",
+    "lowering",
     "losses",
     "metrics",
     "training",

@@ -243,6 +243,14 @@ def test_relations_between_losses():
     np.testing.assert_allclose(float(losses.soft_dice(labels, logits, VOID, smooth=3.0)), smooth, rtol=1e-6)
 
 
+def test_tversky_without_a_price_for_what_is_missed():
+    """Of the class that is there, nothing is found: 0 / 0 but for the definition."""
+    labels, logits = np.zeros((1, 1, 1), "int32"), np.array([[[[-200.0, 0.0]]]], "float32")
+    value, gradient = value_and_gradient(lambda x: losses.tversky(labels, x, alpha=1.0, beta=0.0), logits)
+    assert value == 1.0
+    assert np.isfinite(gradient).all()
+
+
 def test_lovasz_of_hard_predictions_is_the_jaccard_loss():
     labels, _ = example(void=0.1)
     predictions = np.random.default_rng(5).integers(0, 3, labels.shape)
@@ -415,7 +423,7 @@ def test_argument_errors():
         (lambda: losses.HardPixels(share=0.0), "`share` must"),
         (lambda: losses.HardPixels(share=float("nan")), "`share` must"),
         (lambda: losses.SoftDice(smooth=-1), "`smooth` must"),
-        (lambda: losses.Tversky(0.0, 0.0), "`alpha` and `beta` must"),
+        (lambda: losses.Tversky(None, 0.0, 0.0), "`alpha` and `beta` must"),
         (lambda: losses.WeightedSum([]), "`losses` must"),
         (lambda: losses.WeightedSum(["mse"]), "`losses` must"),
         (lambda: losses.WeightedSum([losses.SoftDice()], [1, 2]), "`weights` must"),
@@ -461,7 +469,7 @@ def test_object_round_trip(key):
 
 def test_objects_equal_functions():
     labels, logits = example()
-    assert float(losses.Tversky(0.4, 0.6, VOID)(labels, logits)) == float(
+    assert float(losses.Tversky(VOID, 0.4, 0.6)(labels, logits)) == float(
         losses.tversky(labels, logits, VOID, 0.4, 0.6)
     )
     weights = np.random.default_rng(1).random(labels.shape)

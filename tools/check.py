@@ -58,7 +58,7 @@ def main(argv=None):
         good = [data.without(source, reports[split]) for split, source in sources.items()]
         samples = [sample for source in good for sample in data.spread(source, args.images)]
         pictures.save_samples(samples, labels, args.picture)
-        print(f"{args.picture}: {args.images} images of each split")
+        print(f"{args.picture}: {len(samples)} images with their masks")
     if problems:
         raise CheckError(f"{problems}, listed above")
     print("All images and masks can be read, and fit each other")

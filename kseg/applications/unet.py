@@ -40,7 +40,8 @@ def UNet(
     """U-Net: a contracting and an expanding path, joined by concatenation at every stride.
 
     Args:
-        include_top: False: end with the features [B, H, W, filters] from which the classes are scored.
+        include_top: False: end with the features [B, H, W, filters] from which the classes are scored (smaller than the
+            image with `padding="valid"`).
         weights: None, or the path of a trained network, `.weights.h5` or `.keras`.
         input_tensor: Keras tensor [B, H, W, C] to build on, or None.
         input_shape: (height, width, channels), where sizes may be None; None: RGB images of any size.

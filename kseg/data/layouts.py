@@ -100,7 +100,10 @@ def mask_files(spec):
         levels = [path / "masks" / name for name in _splits_of(path / "masks")] or [path / "masks"]
         found = [file for level in levels for _, file in sorted(_by_stem(level, _MASK_SUFFIXES).items())]
     if not found:
-        raise InputError(f"{path}: no masks in it")
+        raise InputError(
+            f"{path}: no masks in it. Wanted: images/NAME.jpg and masks/NAME.png, or images/train/NAME.jpg, "
+            "masks/train/NAME.png, ...; folders may be links (ln -s)"
+        )
     return found
 
 
@@ -142,7 +145,8 @@ def folder(path, split=None):
     """Source of a folder with `labels.json`, `images/[SPLIT/]NAME.*` and `masks/[SPLIT/]NAME.png`.
 
     Args:
-        path: the folder. An image and its mask have the same name up to the suffix.
+        path: the folder. An image and its mask have the same name up to the suffix, or all masks' names end in the
+            same way more than those of their images: cat.jpg, cat_mask.png.
         split: name of the folder inside images/ and masks/; None or "all" if there is no such level.
     Raises:
         InputError: no such folder, labels or split; no image in it; or two files of one name. What is wrong with
@@ -156,7 +160,7 @@ def folder(path, split=None):
     images_folder = _split_folder(path / "images", split)
     masks_folder = path / "masks" / images_folder.relative_to(path / "images")
     images = _by_stem(images_folder, IMAGE_SUFFIXES)
-    masks = _by_stem(masks_folder, _MASK_SUFFIXES)
+    masks = _named_as(images, _by_stem(masks_folder, _MASK_SUFFIXES))
     if not images:
         raise InputError(f"{images_folder}: no images in it")
     stems = sorted(images)
@@ -242,7 +246,19 @@ def _splits_of(folder):
 
 
 def _listed(known):
-    return f"there are: {', '.join(known)}" if known else 'the images have no splits (choose "all")'
+    if not known:
+        return 'the images have no splits: choose "all", or parts such as "all[:80%]" and "all[80%:]"'
+    return f'there are: {", ".join(known)}; a part of one is "{known[0]}[:80%]"'
+
+
+def _named_as(images, masks):
+    """Masks by the names of their images, which may lack what all names of masks end in."""
+    for mask in [] if set(images) & set(masks) else sorted(masks)[:20]:  # the first may have no image
+        for image in filter(mask.startswith, images):
+            ending = mask.removeprefix(image)
+            if all(name.endswith(ending) for name in masks):
+                return {name.removesuffix(ending): path for name, path in masks.items()}
+    return masks
 
 
 def _by_stem(folder, suffixes):

@@ -35,8 +35,15 @@ def propose_labels(masks, progress=iter):
         InputError: no masks, one that cannot be read, one class alone, or more than there can be in masks (256).
     """
     seen = _Seen()
+    problems = []
     for path in progress(masks):
-        seen.add(*read_contents(path))
+        try:
+            seen.add(*read_contents(path))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        more = f" (and {len(problems) - 1} more masks that cannot be read)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + more)
     if not seen.colours:
         raise InputError("there are no masks to guess the classes from")
     colours, ignore, masks, values = _indexed(seen) if seen.are_indices() else (*_coloured(seen), None)

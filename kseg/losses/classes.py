@@ -152,16 +152,16 @@ class Tversky(_SegmentationLoss):
     """1 - Tversky index (Salehi et al. 2017): see `kseg.losses.tversky`.
 
     Args:
+        ignore: label of the pixels that do not count, or None.
         alpha: >= 0, the price of false positives.
         beta: >= 0, the price of false negatives.
-        ignore: label of the pixels that do not count, or None.
         smooth: >= 0, in pixels.
         name: the name of the loss.
     """
 
     _function = staticmethod(overlap.tversky)
 
-    def __init__(self, alpha=0.3, beta=0.7, ignore=None, smooth=0.0, name="tversky"):
+    def __init__(self, ignore=None, alpha=0.3, beta=0.7, smooth=0.0, name="tversky"):
         overlap.check_tversky(alpha, beta)
         overlap.check_smooth(smooth)
         super().__init__(name, ignore=ignore, alpha=float(alpha), beta=float(beta), smooth=float(smooth))

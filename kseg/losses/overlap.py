@@ -148,8 +148,9 @@ def _regions(labels, logits, ignore, smooth, squared):
 
 
 def _safe(denominator, present):
-    # Absent classes are left out of the mean; dividing them by 1 keeps 0/0 out of the gradients.
-    return ops.where(present > 0, denominator, 1.0)
+    # Dividing by 1 keeps 0/0 out of the gradients: of absent classes, which are left out of the mean, and of those that
+    # nothing was found of, where that has no price (Tversky's beta 0).
+    return ops.where(ops.logical_and(present > 0, denominator > 0), denominator, 1.0)
 
 
 def _places(right, true):

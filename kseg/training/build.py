@@ -134,7 +134,7 @@ def freeze(model, recipe):
     frozen = []
     for name in layers_of(recipe, recipe.frozen):
         found = [layer for layer in model.layers if layer.name.startswith(name)]
-        if not found:
+        if not found and name in recipe.frozen:  # a network need not have every layer of its backbone
             raise InputError(
                 f"recipe field `frozen`: {recipe.model} has no layer that begins with {name!r}; "
                 f"there are: {_names_in(layer for layer in model.layers if layer.weights)}"

@@ -5,6 +5,7 @@ Both are plain `.keras` archives, which every Keras loads, with members added th
 """
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -166,8 +167,10 @@ def _foreign(config):
     if not isinstance(config, dict):
         return set()
     found = set().union(*map(_foreign, config.values()))
-    elsewhere = str(config.get("module")).partition(".")[0] not in ("keras", "kseg", "builtins", "None")
-    if "class_name" in config and (elsewhere or config["class_name"] == "Lambda"):
+    # Registered classes and those of a main program have no module, but a name such as "package>class" or "class".
+    known = {"keras", "kseg", "builtins"}
+    origin = str(config.get("module") or config.get("registered_name") or "keras")
+    if "class_name" in config and (re.split("[.>]", origin)[0] not in known or config["class_name"] == "Lambda"):
         found.add(str(config["class_name"]))
     return found
 

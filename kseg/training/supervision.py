@@ -94,7 +94,7 @@ def deeply_supervised(network, at, weight=0.4):
     classes = network.output_shape[-1]
     outputs = [network.outputs[0]]
     for name in at:
-        features = network.get_layer(name).output
+        features = keras.tree.flatten(network.get_layer(name).output)[0]  # of 8-bit training, a step comes second
         if len(features.shape) != 4:
             raise ValueError(f"`at` must name layers with outputs [B, h, w, C]. Received: {name}, {features.shape}")
         options = {"kernel_initializer": "he_normal", "dtype": "float32", "name": f"auxiliary_{name}"}

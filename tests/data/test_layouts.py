@@ -32,7 +32,7 @@ def test_wrong_splits_name_those_that_exist(tmp_path):
     dataset(tmp_path, split="train")
     dataset(tmp_path, split="val")
     for split in ("test", str(tmp_path / "images/train"), "../masks/train"):
-        with pytest.raises(InputError, match="no such split; there are: train, val"):
+        with pytest.raises(InputError, match=r'no such split; there are: train, val; a part of one is "train\[:80%\]"'):
             data.open_source(tmp_path, split)
     with pytest.raises(InputError, match="choose a split; there are: train, val"):
         data.open_source(tmp_path)
@@ -41,6 +41,19 @@ def test_wrong_splits_name_those_that_exist(tmp_path):
 def test_a_split_of_a_folder_without_splits(tmp_path):
     with pytest.raises(InputError, match='choose "all"'):
         data.open_source(dataset(tmp_path, split="."), "val")
+
+
+def test_masks_whose_names_end_in_more(tmp_path):
+    """As in data sets that keep both in one folder, and as CamVid comes."""
+    dataset(tmp_path, names=("a", "b", "a_1"))
+    for mask in sorted((tmp_path / "masks/train").iterdir()):
+        mask.rename(mask.with_stem(f"{mask.stem}_L"))
+    save(tmp_path / "masks/train/0_L.png", indices(24, 30))
+    source = data.open_source(tmp_path, "train")
+    assert [path.split("/")[-1] for _, path in map(source.files, range(3))] == ["a_L.png", "a_1_L.png", "b_L.png"]
+    assert [(path.split("/")[-1], why) for path, why in source.orphans] == [("0_L.png", "mask without an image")]
+    save(tmp_path / "masks/train/b.png", indices(24, 30))  # now it is an ending no more
+    assert source.files(0)[1] != data.open_source(tmp_path, "train").files(0)[1]
 
 
 def test_an_empty_split(tmp_path):

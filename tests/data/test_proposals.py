@@ -127,6 +127,9 @@ def test_what_is_wrong_names_the_file(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="a.png: does not decode"):
         data.propose_labels([tmp_path / "a.png"])
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"a.png: .*\(and 1 more masks that cannot be read\)"):
+        data.propose_labels([tmp_path / "a.png", tmp_path / "b.png"])
     with pytest.raises(InputError, match="there are no masks"):
         data.propose_labels([])
 

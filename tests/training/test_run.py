@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from kseg.errors import InputError
 from kseg.evaluation import evaluate, load_predictor
 from kseg.labels import LabelSet
 from kseg.training import callbacks, train
-from kseg.training.build import build_trainer
+from kseg.training.build import build_trainer, freeze
 from kseg.training.callbacks import ended_early
 from kseg.training.checkpoint import load_model, read_state
 from kseg.training.distribution import place
 from kseg.training.plan import Planned, begun, is_trained, plan
 from kseg.training.recipe import Recipe, recipe_to_json
+from kseg.training.recipes import find_recipe
 
 TINY = {"filters": 4, "depth": 2, "crop_px": (32, 32), "batch": 2, "epochs": 3, "precision": "float32"}
 CRAFT = {
@@ -275,6 +277,17 @@ def test_layers_that_the_network_does_not_have(settings, message, sources, tmp_p
     with pytest.raises(InputError, match=message):
         _train(sources, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_backbone_of_which_a_network_takes_a_part_can_be_frozen():
+    """DeepLabv3+ goes without MobileNetV2's last convolution, by which others of its layers are found."""
+    recipe = replace(find_recipe("camvid_deeplab_mobilenet"), backbone_weights=None, frozen=("backbone",))
+    model = build_trainer(recipe, LabelSet.numbered(3), "float32")
+    names = {layer.name for layer in freeze(model, recipe)}
+    assert {"Conv1", "block_12_project"} <= names
+    left = {layer.name for layer in model.layers if layer.trainable_weights}
+    assert left
+    assert not [name for name in left if name.startswith(("Conv1", "bn_Conv1", "block_", "expanded"))]
 
 
 def test_seeds_are_runs_of_their_own(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from kseg.applications import UNet
 from kseg.labels import LabelSet
 from kseg.losses import CrossEntropy
+from kseg.lowering import quantization_aware
 from kseg.metrics import ConfusionMatrix
 from kseg.training import deeply_supervised, load_model, save_model
 
@@ -125,6 +126,16 @@ def test_a_copy_of_a_trainer_has_the_same_loss(sample, tmp_path):
 def test_layers_that_are_not_there(at):
     with pytest.raises(ValueError, match="`at` must name layers"):
         deeply_supervised(UNet(classes=3, filters=4, depth=2), at)
+
+
+def test_beside_quantization_aware_training(sample):
+    keras.utils.set_random_seed(1)
+    network = quantization_aware(UNet(classes=3, filters=4, depth=2))
+    trainer = deeply_supervised(network, ["decode_2_conv2"])
+    trainer.compile(keras.optimizers.SGD(1e-3), CrossEntropy(ignore=255))
+    before = trainer.get_layer("auxiliary_decode_2_conv2").kernel.numpy()
+    assert np.isfinite(trainer.fit(*sample, batch_size=2, verbose=0).history["loss"][0])
+    assert (trainer.get_layer("auxiliary_decode_2_conv2").kernel.numpy() != before).any()
 
 
 def _cross_entropy(labels, logits):
