@@ -136,6 +136,8 @@ def test_argmax_of_any_logits():
     logits[0, 0, 1] = [-5, -3, -3, -4, -np.inf, -9, -3]  # a tie: the first
     logits[0, 0, 2] = [0, 0, 1e-45, 0, -1, np.inf, 3e38]
     logits[0, 0, 3] = 0
+    logits[0, 0, 4] = [-0.0, -1, 0.0, -0.0, -1e-45, -2, -3]  # one number, too
+    logits[0, 0, 5] = [-1e-45, 0.0, -0.0, 0, -1, -2, -3]
     logits = logits.astype("float32")
     np.testing.assert_array_equal(np.asarray(first_largest(logits)), logits.argmax(-1))
 
