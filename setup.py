@@ -7,9 +7,12 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 
 # Not in install_requires: exported files need no Keras, neither on a device nor in tools/predict.py.
-_KERAS = "keras>=3.8"
+_KERAS = "keras>=3.14"  # before, layers that inherit from Keras's normalisation cannot be trained
+# TensorFlow without GPU has a package of its own, which there is not for every machine.
+_PC = "sys_platform != 'darwin' and platform_machine in 'x86_64 AMD64'"
+_OTHERS = "sys_platform == 'darwin' or platform_machine not in 'x86_64 AMD64'"
 EXTRAS = {
-    "cpu": [_KERAS, "tensorflow-cpu>=2.18"],
+    "cpu": [_KERAS, f"tensorflow-cpu>=2.18; {_PC}", f"tensorflow>=2.18; {_OTHERS}"],
     "gpu": [_KERAS, "tensorflow[and-cuda]>=2.18"],
     "jax": [_KERAS, "jax>=0.7"],
     "data": ["tensorflow-datasets>=4.9.7", "albumentations>=2.0", "opencv-python-headless"],
