@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What each part may import of kseg; README and CONTRIBUTING draw the same picture.
+# What each part may import of kseg; CONTRIBUTING draws the same picture.
 GROUND = {"errors", "files", "labels"}
 ALLOWED = {
     "errors": set(),

@@ -27,10 +27,15 @@ TINY = [
 
 def tool(name):
     """`main` of tools/NAME.py."""
+    return module_of(name).main
+
+
+def module_of(name):
+    """tools/NAME.py, imported."""
     spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    return module
 
 
 def read_events(folder):

@@ -7,7 +7,7 @@ from kseg import cli
 
 EXAMPLES = """
 python tools/export.py runs/nuclei/best.keras --out runs/export --format tflite --size 256 256
-python tools/export.py best.keras --out exported --format tflite --precision int8 --size 360 480 --calibrate DIR
+python tools/export.py best.keras --out exported --format tflite --precision int8 --calibrate DIR --verify DIR
 python tools/export.py best.keras --out exported --format tflite --precision int8 --calibrate photos --verify others
 python tools/export.py best.keras --out exported --format onnx --any-size --verify DIR
 python tools/export.py --check anyones.tflite
@@ -27,9 +27,7 @@ def _arguments(argv):
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to verify with")
     parser.add_argument("--any-size", action="store_true", help="keep height and width open; slower on phones")
     parser.add_argument("--calibrate", metavar="DATA", help="for int8 and int16x8: images like those it will see")
-    parser.add_argument(
-        "--verify", metavar="DATA", default="nuclei", help="also images alone; default: the bundled nuclei"
-    )
+    parser.add_argument("--verify", metavar="DATA", help="also images alone; for nuclei, the bundled ones need no word")
     parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"))
     parser.add_argument("--images", type=int, default=32, help="calibrate and verify with at most so many; default: 32")
     parser.add_argument("--float-layers", nargs="+", default=(), metavar="LAYER", help="stay in float in an int8 file")
@@ -55,9 +53,10 @@ def main(argv=None):
     cli.check_output(args.out)
     cli.check_images(args.images)
     model, labels = training.load_model(args.model)
-    pairs = export.verification(args.verify, args.splits[1], args.images, labels)
+    shown = args.verify or export.bundled(labels)
+    pairs = export.verification(shown, args.splits[1], args.images, labels)
     if pairs[0][1] is None:
-        print(f"{args.verify} has no masks of the network's classes: it proves the file, but gives no mean IoU")
+        print(f"{shown} has no masks of the network's classes: it proves the file, but gives no mean IoU")
     size_px = tuple(args.size) if args.size else model.inputs[0].shape[1:3]
     path = args.out / f"{args.name or f'{args.model.stem}_{args.precision}'}.{args.format}"
     card = export.export(
@@ -72,7 +71,7 @@ def main(argv=None):
         resizable=args.any_size,
         calibration=export.calibrate(args.calibrate, args.splits[0], args.images) if args.calibrate else None,
         verification=pairs,
-        verification_data=export.data_name(args.verify, args.splits[1]),
+        verification_data=export.data_name(shown, args.splits[1]),
         float_layers=args.float_layers,
     )
     size = f"{card.size_px[0]}x{card.size_px[1]}" if card.size_px else "any size"

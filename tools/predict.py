@@ -33,7 +33,7 @@ def main(argv=None):
         cli.load_keras()
     from kseg import evaluation
     from kseg.data.files import image_files, read_image
-    from kseg.errors import InputError
+    from kseg.errors import CheckError, InputError
     from kseg.evaluation import pictures
 
     cli.check_output(args.out)
@@ -48,7 +48,7 @@ def main(argv=None):
         try:
             image = read_image(path)
             mask = _mask(predictor, image, path)
-        except InputError as error:
+        except (InputError, CheckError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue

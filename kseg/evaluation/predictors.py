@@ -13,7 +13,7 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
 
     Args:
         path: `.keras`, or `.tflite` / `.onnx` with its card beside it.
-        threads: for the interpreters; None leaves it to them.
+        threads: for the interpreters of exported files; None: every core that this process may use.
         window_px: (height, width) of the windows that every image is taken in, see `kseg.runtime.windows`; None: an
             image goes in whole as long as it is not large.
         overlap_px: least overlap of these windows; None: a quarter of the shorter side.
@@ -25,6 +25,9 @@ def load_predictor(path, threads=None, *, window_px=None, overlap_px=None, flips
     path = Path(path)
     if path.suffix == ".keras":
         from kseg.evaluation.keras_predictor import open_keras  # here: exported files need no Keras
+
+        if threads is not None:
+            raise InputError(f"{path}: threads can be set for exported files, not for Keras")
 
         predictor = open_keras(path)
     elif path.suffix in (".tflite", ".onnx"):

@@ -1,7 +1,7 @@
 """From a trained model to a .tflite or .onnx file with its card, proven to say the same. Needs TensorFlow."""
 
 from kseg.export.budget import TARGETS, BudgetError, export_best, search
-from kseg.export.calibration import Calibration, calibrate, choose, data_name, verification
+from kseg.export.calibration import Calibration, bundled, calibrate, choose, data_name, verification
 from kseg.export.convert import PRECISIONS, export
 from kseg.export.errors import ConversionError, ExportError, ParityError
 from kseg.export.inspect import fully_accelerated, inspect
@@ -17,6 +17,7 @@ __all__ = [
     "ExportError",
     "ParityError",
     "Tolerance",
+    "bundled",
     "calibrate",
     "check_parity",
     "choose",

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kseg.data import open_source, plain_images, read_image, spaced, spread
+from kseg.data import nuclei, open_source, plain_images, read_image, spaced, spread
 from kseg.errors import InputError
 from kseg.runtime.resize import resize
 
@@ -92,6 +92,20 @@ def verification(data, split, most, labels):
     source = open_source(data, split)
     same = source.labels.names == labels.names
     return [(image, label if same else None) for image, label in spread(source, most)]
+
+
+def bundled(labels):
+    """The name of the images that come with kseg and that a network of these labels can be proven on.
+
+    Raises:
+        InputError: it tells other classes apart, so its scores on those images would prove little.
+    """
+    if labels.names != nuclei("val").labels.names:
+        raise InputError(
+            f"a file for {', '.join(labels.names[:5])}{', ...' if len(labels) > 5 else ''} has to be proven on images "
+            "such as it will see, with or without masks: name some (--verify DATA)"
+        )
+    return "nuclei"
 
 
 def data_name(data, split):

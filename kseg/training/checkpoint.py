@@ -1,7 +1,7 @@
 """Model files that know their labels, and training states that can be taken up again.
 
-Both are plain `.keras` archives, which every Keras loads, with members added that Keras leaves alone:
-`labels.json` in each, and `training.json` in a training state (`last.keras`).
+Both are plain `.keras` archives, which Keras itself loads once `kseg.layers` is imported, with members added that it
+leaves alone: `labels.json` in each, and `training.json` in a training state (`last.keras`).
 """
 
 import json

@@ -150,6 +150,9 @@ class Recipe:
             raise InputError(f"recipe field `auxiliary` must name each layer once. Received: {self.auxiliary}")
         if not self.loss:
             raise InputError("recipe field `loss` must name at least one loss. Received none")
+        for name in _CHANGES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"recipe field `{name}` must be in 0..1. Received: {getattr(self, name)}")
         for name in _SHARES:
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(
@@ -179,15 +182,14 @@ _FROM_ONE = ("batch", "epochs", "repeats", "validate_every", "accumulate", "pati
 
 _SHARES = ("hard_share", "weighted_share")
 
+_CHANGES = ("brightness", "contrast", "saturation")
+
 _FROM_ZERO = (
     "auxiliary_weight",
     "backbone_rate",
     "border_background",
     "border_weight",
-    "brightness",
-    "contrast",
     "elastic_px",
-    "saturation",
     "seed",
     "warmup_steps",
     "weight_decay",

@@ -100,9 +100,10 @@ class _Job:
             )
         if not resume and self.placement.is_chief:
             check_new_folder(self.folder)
-        if len(self.val_source.labels) != len(labels):
+        if self.val_source.labels.names != labels.names:
             raise InputError(
-                f"training images have {len(labels)} classes, validation images {len(self.val_source.labels)}"
+                f"training images have {len(labels)} classes ({', '.join(labels.names)}), validation images "
+                f"{len(self.val_source.labels)} ({', '.join(self.val_source.labels.names)})"
             )
         if len(labels) < 2:
             raise InputError(

@@ -255,7 +255,7 @@ def test_outputs_of_the_wrong_kind_are_told_before_the_evaluation(tiny_run, tiny
     assert "a page is a .html file" in fails("report", tiny_run, "--out", tmp_path / "best.keras")
     (tmp_path / "net.tflite").mkdir()
     given = ("export", tiny_run / "best.keras", "--out", tmp_path, "--name", "net", "--format", "tflite")
-    assert "net.tflite: is a folder" in fails(*given, "--size", 32, 32)
+    assert "net.tflite: is a folder" in fails(*given, "--size", 32, 32, "--verify", tiny_data)
     assert {path.name for path in tmp_path.iterdir()} == {"taken", "net.tflite"}
 
 
@@ -304,9 +304,15 @@ def test_networks_for_other_images(shape, message, tiny_data, tmp_path, fails):
     assert message in fails("predict", tmp_path / "other.keras", image, "--out", tmp_path / "out")
 
 
-def test_int8_needs_calibration(tiny_run, tmp_path, fails):
-    message = fails("export", tiny_run / "best.keras", "--out", tmp_path, "--format", "tflite", "--precision", "int8")
-    assert "calibrat" in message
+def test_int8_needs_calibration(tiny_run, tiny_data, tmp_path, fails):
+    given = ("export", tiny_run / "best.keras", "--out", tmp_path, "--format", "tflite", "--precision", "int8")
+    assert "calibrat" in fails(*given, "--verify", tiny_data)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_something_else_is_not_proven_on_nuclei(tiny_run, tmp_path, fails):
+    message = fails("export", tiny_run / "best.keras", "--out", tmp_path, "--format", "onnx")
+    assert "a file for ground, disc has to be proven on images such as it will see" in message
     assert not list(tmp_path.iterdir())
 
 

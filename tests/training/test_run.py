@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -288,6 +289,15 @@ def test_a_backbone_of_which_a_network_takes_a_part_can_be_frozen():
     left = {layer.name for layer in model.layers if layer.trainable_weights}
     assert left
     assert not [name for name in left if name.startswith(("Conv1", "bn_Conv1", "block_", "expanded"))]
+
+
+def test_classes_in_another_order_are_refused(sources, tmp_path):
+    train_source, val_source = sources
+    turned = copy(val_source)
+    labels = val_source.labels
+    turned.labels = replace(labels, names=labels.names[::-1])
+    with pytest.raises(InputError, match=r"have 2 classes \(ground, disc\), validation images 2 \(disc, ground\)"):
+        _train((train_source, turned), tmp_path / "run")
 
 
 def test_seeds_are_runs_of_their_own(tmp_path):
