@@ -35,10 +35,10 @@ def quantization_aware(model):
 
     Preprocessing and batch normalisation are folded first; kernels are rounded with one scale a channel, and
     activations wherever the file will round them. Fine-tune with a tenth of the learning rate; the ranges follow the
-    activations while it trains. In prediction it gives the numbers of its file: exactly through convolutions, sums,
-    concatenations, max pooling and enlarging up to 8 times; enlarging 16 or 32 times and operations without a layer
-    of their own here may round single values to the other side. Put layers of random changes before a `Rescaling`:
-    behind it, they keep it from being folded, as it is in the file.
+    activations while it trains. In prediction it gives the numbers of its file of a fixed size: exactly through
+    convolutions, sums, concatenations, max pooling and enlarging up to 8 times; enlarging 16 or 32 times and operations
+    without a layer of their own here may round single values to the other side. Put layers of random changes before a
+    `Rescaling`: behind it, they keep it from being folded, as it is in the file.
 
     Args:
         model: functional or sequential keras.Model with one input, RGB in 0..255, and one output; it is left as it is.

@@ -58,8 +58,8 @@ def load_model(path, labels=None, policy="float32"):
     Args:
         path: a `.keras` file, by `save_model` or by Keras itself.
         labels: LabelSet for a file that holds none; otherwise its classes are numbered.
-        policy: dtype policy that every layer gets, because a file trained in `mixed_float16` would otherwise
-            stay so on a CPU, where that is unusably slow; None keeps the file's own.
+        policy: dtype policy in place of a mixed one, because a file trained in `mixed_float16` would otherwise stay so
+            on a CPU, where that is unusably slow; None keeps the file's own.
     Returns:
         (keras.Model, LabelSet).
     Raises:
@@ -79,6 +79,8 @@ def load_model(path, labels=None, policy="float32"):
     except InputError:
         raise
     except Exception as error:  # Keras, zipfile, zlib and HDF5 each raise their own kinds on a damaged file
+        if path.suffix != ".keras":
+            raise InputError(f"{path}: a trained network is a .keras file, as `keras.Model.save` writes it") from error
         raise InputError(f"{path}: not a readable .keras file ({one_line(error)})") from error
     return model, _matching_labels(model, labels, path)
 
