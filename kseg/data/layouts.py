@@ -9,7 +9,7 @@ from pathlib import Path
 from kseg.data.files import IMAGE_SUFFIXES, images_in, is_visible
 from kseg.data.shards import ShardSource
 from kseg.data.sources import FileSource
-from kseg.data.splits import open_split
+from kseg.data.splits import PARTS, open_split
 from kseg.errors import InputError
 from kseg.files import read_text
 from kseg.labels import LabelSet, voc_colour
@@ -147,11 +147,14 @@ def folder(path, split=None):
     Args:
         path: the folder. An image and its mask have the same name up to the suffix, or all masks' names end in the
             same way more than those of their images: cat.jpg, cat_mask.png.
-        split: name of the folder inside images/ and masks/; None or "all" if there is no such level.
+        split: name of the folder inside images/ and masks/; None or "all" if there is no such level; or parts and sums
+            of such, see `open_source`.
     Raises:
         InputError: no such folder, labels or split; no image in it; or two files of one name. What is wrong with
             single pairs, such as a missing mask, is left to `scan`.
     """
+    if set(split or "") & PARTS:
+        return open_split(split, partial(folder, path))
     path = Path(path)
     if not (path / "labels.json").is_file():
         command = f"python tools/check.py {shlex.quote(str(path))} --propose"

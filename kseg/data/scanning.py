@@ -108,7 +108,7 @@ def all_checked(sources, skip_bad=False, log=print):
     if inexact := sum(report.inexact_pixels for report in reports):
         log(f"{inexact} mask pixels had no colour of the label set; the nearest one counts")
     if (told := tell_problems(reports)) and not skip_bad:
-        raise InputError(f"{told}; mend them, or leave these images out with --skip-bad")
+        raise InputError(f"{told}; mend them, or leave these images out (--skip-bad; skip_bad=True)")
     return [_good(source, report, log) for source, report in zip(sources, reports, strict=True)]
 
 

@@ -5,6 +5,8 @@ import re
 from kseg.data.sources import join
 from kseg.errors import InputError
 
+# What tells a part or a sum of splits from the name of one.
+PARTS = frozenset("[]+")
 _EDGE = r"(-?\d+%?)?"
 _PART = re.compile(rf"([^\[\]+]+)(?:\[{_EDGE}:{_EDGE}\])?")
 
@@ -20,7 +22,7 @@ def open_split(split, open_whole):
     Raises:
         InputError: the notation is not understood, or a part holds no sample; and what `open_whole` raises.
     """
-    if split is None or not set(split) & set("[]+"):
+    if not set(split or "") & PARTS:
         return open_whole(split)
     sources = []
     for text in split.split("+"):

@@ -1,5 +1,7 @@
 """The predictor: images of any size in, scores of the same size out, whatever interpreter runs the file."""
 
+import warnings
+
 import numpy as np
 
 from kseg.errors import CheckError, InputError
@@ -123,4 +125,6 @@ def _checked(images):
         raise ValueError(f"`images` must be RGB [B, H, W, 3]. Received: shape {list(images.shape)}")
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"`images` must be uint8 or float, in 0..255. Received: {images.dtype}")
+    if images.dtype != np.uint8 and 0 < images.max(initial=0) <= 1:
+        warnings.warn("the images are in 0..1, or nearly black: `images` must be in 0..255", stacklevel=3)
     return images

@@ -71,8 +71,13 @@ def train(recipe, train_source, val_source, folder, resume=False, log=print, abo
         ImportError: a library that the recipe needs is not installed. Nothing was written.
     """
     job = _Job(recipe, train_source, val_source, Path(folder), log if placement.is_chief else _silent, placement)
-    with placement.scope():
-        return job.run(resume, about or {})
+    try:
+        with placement.scope():
+            return job.run(resume, about or {})
+    except KeyboardInterrupt:
+        if job.placement.is_chief and (job.folder / LAST).exists():
+            job.log(f"Stopped. {job.folder} goes on from its last finished epoch (--resume; resume=True)")
+        raise
 
 
 @dataclass(frozen=True)

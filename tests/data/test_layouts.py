@@ -38,6 +38,12 @@ def test_wrong_splits_name_those_that_exist(tmp_path):
         data.open_source(tmp_path)
 
 
+def test_parts_of_a_folder(tmp_path):
+    path = dataset(tmp_path, split=".")
+    assert data.folder(path, "all[:2]").names == ("a.jpg", "b.jpg")
+    assert data.folder(path, "all[2:]+all[:1]").names == ("c.jpg", "a.jpg")
+
+
 def test_a_split_of_a_folder_without_splits(tmp_path):
     with pytest.raises(InputError, match='choose "all"'):
         data.open_source(dataset(tmp_path, split="."), "val")

@@ -94,6 +94,15 @@ def test_images_of_another_form(made, images):
         runtime.load(made[1] / "small.tflite")(images)
 
 
+def test_images_that_were_scaled_are_warned_of(made):
+    predictor = runtime.load(made[1] / "small.tflite")
+    with pytest.warns(UserWarning, match=r"the images are in 0\.\.1, or nearly black") as caught:
+        predictor(_photo()[None] / 255.0)
+    assert caught[0].filename == __file__
+    predictor(np.zeros((1, *SIZE, 3)))
+    predictor(np.ones((1, *SIZE, 3), np.uint8))
+
+
 def test_at_size_wants_its_size(made):
     with pytest.raises(ValueError, match=r"shape \[32, 48, 3\]"):
         runtime.load(made[1] / "small.tflite").at_size(np.zeros((31, 48, 3)))

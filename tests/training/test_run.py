@@ -45,10 +45,8 @@ def sources(tiny_data):
     return data.folder(tiny_data, "train"), data.folder(tiny_data, "val")
 
 
-def _train(sources, folder, resume=False, **settings):
-    return train(
-        Recipe(**{"model": "UNet", **TINY, **settings}), *sources, folder, resume=resume, log=lambda line: None
-    )
+def _train(sources, folder, resume=False, log=lambda line: None, **settings):
+    return train(Recipe(**{"model": "UNet", **TINY, **settings}), *sources, folder, resume=resume, log=log)
 
 
 def _interrupt_after(epochs, monkeypatch):
@@ -81,10 +79,11 @@ def test_an_interrupted_run_ends_like_one_left_alone(craft, epochs, sources, tmp
 
 
 def test_a_run_that_another_process_trains_is_left_alone(sources, tmp_path, monkeypatch):
-    run = tmp_path / "run"
+    run, lines = tmp_path / "run", []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         _interrupt_after(1, patch)
-        _train(sources, run)
+        _train(sources, run, log=lines.append)
+    assert lines[-1] == f"Stopped. {run} goes on from its last finished epoch (--resume; resume=True)"
     before = {path.name: path.read_bytes() for path in run.glob("*.*")}
     holder = "import sys; from kseg.files import held\nwith held(sys.argv[1], ''):\n print(flush=True)\n input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
