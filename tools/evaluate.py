@@ -65,12 +65,14 @@ def main(argv=None):
         if args.boundaries:
             regions = evaluation.evaluate_boundaries(predictor, batches(), labels, args.boundaries)
         scores = evaluation.evaluate(predictor, batches(), labels, on_image)
-    if args.json:  # before anything is printed, which a closed pipe may end
-        cli.write_json(scores.to_dict() | ({"boundaries": regions.to_dict()} if regions else {}), args.json)
-    if args.pictures:
-        pictures.save_iou_chart(scores, labels, charts[0])
-        pictures.save_confusion_chart(scores, labels, charts[1])
-    cli.print_scores(scores, f"{args.model} on {args.data} {args.split} ({scores.images} images)")
+    try:  # before anything is printed, which a closed pipe may end
+        if args.json:
+            cli.write_json(scores.to_dict() | ({"boundaries": regions.to_dict()} if regions else {}), args.json)
+        if args.pictures:
+            pictures.save_iou_chart(scores, labels, charts[0])
+            pictures.save_confusion_chart(scores, labels, charts[1])
+    finally:  # a full disk shall not cost the scores
+        cli.print_scores(scores, f"{args.model} on {args.data} {args.split} ({scores.images} images)")
     if regions:
         cli.print_boundaries(regions, args.boundaries)
     if args.pictures:

@@ -75,7 +75,7 @@ def main(argv=None):
         float_layers=args.float_layers,
     )
     size = f"{card.size_px[0]}x{card.size_px[1]}" if card.size_px else "any size"
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card.precision}, {size}, with its card")
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card.precision}, {size}, with its card. Both at this size:")
     for key, value in card.parity.items():
         print(f"  {key}: {f'{value:.5g}' if isinstance(value, float) else value}")
     if card.check:

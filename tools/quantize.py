@@ -67,7 +67,7 @@ def main(argv=None):
     path = args.out / f"{args.model.stem}_quantized.tflite"
     best, _ = export.export_best(model, labels, found, path, **given)
     cli.write_json(tables | {"best": best.name} | found.to_dict(), args.out / "quantized.json")
-    print(f"{path}: {best.name}, {path.stat().st_size / 1e6:.3f} MB, loses {best.mean_iou_drop:+.4f} of mean IoU")
+    print(f"{path}: {best.name}, {path.stat().st_size / 1e6:.3f} MB, mean IoU {-best.mean_iou_drop:+.4f}")
     return 0
 
 

@@ -114,7 +114,8 @@ def load_weights(model, path):
     except Exception as error:  # Keras, zipfile and HDF5 raise several kinds
         raise InputError(f"{path}: does not fit {model.name} ({one_line(error)})") from error
     if not report.copied:
-        raise InputError(f"{path}: no layer fits {model.name}")
+        layer, why = next(iter(report.skipped.items()))
+        raise InputError(f"{path}: no layer fits {model.name}, such as {layer}: {why}")
     if report.skipped:
         log.warning("%s: %s", path.name, report)
 

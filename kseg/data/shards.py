@@ -8,6 +8,7 @@ files understands them.
 
 import json
 import zlib
+from itertools import islice
 from pathlib import Path
 
 from kseg.data.backend import tensorflow
@@ -103,8 +104,8 @@ def index_path(folder, split):
 def write_shards(source, folder, split, shards, progress=iter):
     """Pack the image and mask files of a source, unchanged, into TFRecord files.
 
-    A shard appears under its name when it is whole, and the index when all are; so an interrupted call leaves nothing
-    that could be taken for finished.
+    A shard appears under its name when it is whole, and the index when all are; so a killed call leaves nothing that
+    could be taken for finished, and one that fails leaves nothing.
 
     Args:
         source: a source of files.
@@ -122,35 +123,48 @@ def write_shards(source, folder, split, shards, progress=iter):
     folder, count, split = Path(folder), len(source), split or "all"
     if not 1 <= shards <= count:
         raise ValueError(f"`shards` must be in 1 .. {count}, the number of samples. Received: {shards}")
-    _prepare(source, folder, split)
+    made = _prepare(source, folder, split)
     names = [f"{split}-{number:05d}-of-{shards:05d}.tfrecord" for number in range(shards)]
     samples = iter(progress(range(count)))
     places = []
-    for number, name in enumerate(names):
-        with replacing(folder / name) as temporary:
-            offset = 0
-            with tensorflow().io.TFRecordWriter(str(temporary)) as writer:
-                for _ in range(count * number // shards, count * (number + 1) // shards):
-                    content = _example(source, next(samples))
-                    writer.write(content)
-                    places.append((number, offset, len(content), zlib.crc32(content)))
-                    offset += _HEAD + len(content) + _TAIL
-            if temporary.stat().st_size != offset:
-                raise RuntimeError(f"{temporary}: {temporary.stat().st_size} bytes written instead of {offset}")
-    next(samples, None)  # lets a progress bar see its end
-    fields = {
-        "shards": names,
-        "sizes": [(folder / name).stat().st_size for name in names],
-        "names": source.names,
-        "places": places,
-    }
-    with replacing(index_path(folder, split)) as temporary:
-        temporary.write_text(json.dumps(fields), encoding="utf-8")
+    try:
+        for number, name in enumerate(names):
+            size = count * (number + 1) // shards - count * number // shards
+            places += _write_shard(source, islice(samples, size), folder / name, number)
+            made.append(folder / name)
+        next(samples, None)  # lets a progress bar see its end
+        fields = {
+            "shards": names,
+            "sizes": [(folder / name).stat().st_size for name in names],
+            "names": source.names,
+            "places": places,
+        }
+        with replacing(index_path(folder, split)) as temporary:
+            temporary.write_text(json.dumps(fields), encoding="utf-8")
+    except BaseException:
+        for file in made:
+            file.unlink(missing_ok=True)
+        raise
     return index_path(folder, split)
 
 
+def _write_shard(source, samples, path, number):
+    """Write some samples of a source as shard `number`; return the place of each."""
+    places, offset = [], 0
+    with replacing(path) as temporary:
+        with tensorflow().io.TFRecordWriter(str(temporary)) as writer:
+            for sample in samples:
+                content = _example(source, sample)
+                writer.write(content)
+                places.append((number, offset, len(content), zlib.crc32(content)))
+                offset += _HEAD + len(content) + _TAIL
+        if temporary.stat().st_size != offset:
+            raise RuntimeError(f"{temporary}: {temporary.stat().st_size} bytes written instead of {offset}")
+    return places
+
+
 def _prepare(source, folder, split):
-    """Make the folder with labels.json, or refuse it."""
+    """Make the folder with labels.json, or refuse it; the list of the files that were made."""
     if set(split) & set("[]+/"):
         raise InputError(f"shards cannot have the name {split!r}; choose a plain one, such as train (--name)")
     if any((folder / name).is_dir() for name in ("images", "JPEGImages")):
@@ -168,8 +182,10 @@ def _prepare(source, folder, split):
     if not labels.exists():
         with replacing(labels) as temporary:
             source.labels.save(temporary)
-    elif LabelSet.load(labels) != source.labels:
+        return [labels]
+    if LabelSet.load(labels) != source.labels:
         raise InputError(f"{labels}: other labels than those of the data; choose another folder")
+    return []
 
 
 def _example(source, index):

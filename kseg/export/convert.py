@@ -15,6 +15,7 @@ import numpy as np
 
 import kseg
 from kseg import runtime
+from kseg.data import Source
 from kseg.errors import InputError, need
 from kseg.export import onnx, tflite
 from kseg.export.calibration import Calibration
@@ -73,7 +74,8 @@ def export(
         labels: LabelSet of the network's classes.
         path: the file to write, ending in ".tflite" or ".onnx"; its folder is made where it lacks.
         format: "tflite" or "onnx".
-        verification: iterable of (image uint8 [H, W, 3], label int [H, W] or None), see `check_parity`.
+        verification: source of kseg.data, or iterable of (image uint8 [H, W, 3], label int [H, W] or None), see
+            `check_parity`.
         precision: one of PRECISIONS[format].
         size_px: (height, width) of the file's images; None: the model's own, where it has one.
         output: "logits", "probabilities" or "labels", see `kseg.lowering.lower`.
@@ -186,7 +188,12 @@ def _lowered_alike(model, network, pairs):
 
 
 def _kept_apart(verification, calibration):
-    for image, label in verification:
+    if isinstance(verification, Source):
+        verification = map(verification.load, range(len(verification)))
+    for pair in verification:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            raise InputError("`verification` must be a source of kseg.data, or (image, label or None) for each image")
+        image, label = pair
         if calibration:
             calibration.refuse_shared(image)
         yield image, label

@@ -97,6 +97,17 @@ def test_a_damaged_index_and_an_unknown_split(folder):
             data.open_source(folder, "train")
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_call_that_fails_leaves_nothing(files, folder, tmp_path, beside):
+    images, masks = zip(*(files.files(i) for i in range(3)), strict=True)
+    lost = data.FileSource(files.labels, [*images[:2], "lost.png"], masks)
+    where = folder if beside else tmp_path / "new"
+    before = sorted(where.iterdir()) if beside else []
+    with pytest.raises(InputError, match=r"lost\.png: cannot be read"):
+        data.write_shards(lost, where, "val", 3)
+    assert sorted(where.iterdir()) == before
+
+
 def test_nothing_is_overwritten_and_labels_must_agree(files, folder):
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(InputError, match="holds shards of 'train' already"):
@@ -117,7 +128,7 @@ def test_no_shards_beside_the_images_that_they_would_hide(files, tmp_path):
     assert data.open_source(tmp_path / "files", "train").names == files.names
 
 
-def test_an_interrupted_run_leaves_no_index_and_no_half_shard(files, tmp_path):
+def test_an_interrupted_run_leaves_nothing(files, tmp_path):
     def until_the_fourth(samples):
         for index in samples:
             if index == 3:
@@ -126,10 +137,8 @@ def test_an_interrupted_run_leaves_no_index_and_no_half_shard(files, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         data.write_shards(files, tmp_path / "out", "train", 3, until_the_fourth)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "labels.json",
-        "train-00000-of-00003.tfrecord",
-    ]
+    assert not [*(tmp_path / "out").iterdir()]
+    data.write_shards(files, tmp_path / "out", "train", 3)
 
 
 def test_what_has_no_files_or_too_many_shards(files, tmp_path):

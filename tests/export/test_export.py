@@ -13,7 +13,7 @@ from PIL import Image
 
 import kseg.export.convert as convert
 import kseg.export.parity as parity
-from kseg import layers, runtime
+from kseg import data, layers, runtime
 from kseg.errors import InputError
 from kseg.evaluation import load_predictor
 from kseg.export import ConversionError, ParityError, export, inspect
@@ -252,6 +252,15 @@ def test_labels_that_do_not_fit_give_no_mean_iou(tmp_path):
     assert (measured["mean_iou_keras"], measured["mean_iou_file"]) == (None, None)
     unlabelled = [(image, None) for image, _ in _pairs()]
     assert _export(tmp_path / "net.onnx", verification=unlabelled).parity["mean_iou_file"] is None
+
+
+def test_verified_with_a_source(tmp_path):
+    images, masks = zip(*_pairs(), strict=True)
+    card = _export(tmp_path / "net.onnx", verification=data.arrays(images, masks, LABELS))
+    assert card.parity["images"] == len(images)
+    assert card.parity["mean_iou_file"] is not None
+    with pytest.raises(InputError, match="`verification` must be a source of kseg.data, or"):
+        _export(tmp_path / "net.onnx", verification=images)
 
 
 @pytest.mark.parametrize("activation", [None, "sigmoid"])

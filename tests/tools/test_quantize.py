@@ -86,7 +86,7 @@ def test_the_best_file_with_tables_and_pictures(model, tiny_data, tmp_path, caps
         assert name in printed, "a table without it"
     assert "…" not in printed, "a table that does not fit into the terminal"
     size_mb = (out / "bright_quantized.tflite").stat().st_size / 1e6
-    assert re.search(rf"bright_quantized.tflite: {best['name']}, {size_mb:.3f} MB, loses [+-]0\.\d+", printed)
+    assert re.search(rf"bright_quantized.tflite: {best['name']}, {size_mb:.3f} MB, mean IoU [+-]0\.\d+", printed)
     for name in ("trade_off.png", "sensitivity.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 200
