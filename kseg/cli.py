@@ -80,7 +80,9 @@ def load_keras():
             importlib.import_module("keras")
     except (ImportError, ValueError) as error:  # no backend, or a KERAS_BACKEND that there is not
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"Keras found no backend ({reason}): pip install 'kseg[cpu]', or set KERAS_BACKEND") from error
+        raise InputError(
+            f"Keras found no backend ({reason}): pip install '.[cpu]' in its folder, or set KERAS_BACKEND"
+        ) from error
 
 
 def _is_no_retracing(record):

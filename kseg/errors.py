@@ -38,4 +38,6 @@ def need(module, extra):
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{module} is not installed. It comes with: pip install 'kseg[{extra}]'") from error
+        raise ImportError(
+            f"{module} is not installed. It comes with kseg[{extra}]: in kseg's folder, pip install '.[{extra}]'"
+        ) from error

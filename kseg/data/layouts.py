@@ -146,7 +146,7 @@ def folder(path, split=None):
 
     Args:
         path: the folder. An image and its mask have the same name up to the suffix, or all masks' names end in the
-            same way more than those of their images: cat.jpg, cat_mask.png.
+            same way more than those of their images: cat.jpg, cat_mask.png (behind one of "_-. ").
         split: name of the folder inside images/ and masks/; None or "all" if there is no such level; or parts and sums
             of such, see `open_source`.
     Raises:
@@ -259,7 +259,7 @@ def _named_as(images, masks):
     for mask in [] if set(images) & set(masks) else sorted(masks)[:20]:  # the first may have no image
         for image in filter(mask.startswith, images):
             ending = mask.removeprefix(image)
-            if all(name.endswith(ending) for name in masks):
+            if ending[0] in "_-. " and all(name.endswith(ending) for name in masks):
                 return {name.removesuffix(ending): path for name, path in masks.items()}
     return masks
 

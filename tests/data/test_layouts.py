@@ -58,6 +58,11 @@ def test_masks_whose_names_end_in_more(tmp_path):
     source = data.open_source(tmp_path, "train")
     assert [path.split("/")[-1] for _, path in map(source.files, range(3))] == ["a_L.png", "a_1_L.png", "b_L.png"]
     assert [(path.split("/")[-1], why) for path, why in source.orphans] == [("0_L.png", "mask without an image")]
+    for mask in sorted((tmp_path / "masks/train").iterdir()):
+        mask.rename(mask.with_stem(mask.stem.replace("_L", "0")))  # a.jpg, a0.png: of two pictures, perhaps
+    assert len(data.open_source(tmp_path, "train").orphans) == 4
+    for mask in sorted((tmp_path / "masks/train").iterdir()):
+        mask.rename(mask.with_stem(mask.stem[:-1] + "_L"))
     save(tmp_path / "masks/train/b.png", indices(24, 30))  # now it is an ending no more
     assert source.files(0)[1] != data.open_source(tmp_path, "train").files(0)[1]
 
