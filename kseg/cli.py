@@ -81,7 +81,7 @@ def load_keras():
     except (ImportError, ValueError) as error:  # no backend, or a KERAS_BACKEND that there is not
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"Keras found no backend ({reason}): pip install '.[cpu]' in its folder, or set KERAS_BACKEND"
+            f"Keras found no backend ({reason}): in kseg's folder, pip install '.[cpu]'; or set KERAS_BACKEND"
         ) from error
 
 

@@ -68,4 +68,4 @@ def test_a_missing_extra_is_named():
     code = "import sys; sys.modules['tensorflow'] = None\nfrom kseg.errors import need\nneed('tensorflow', 'cpu')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "pip install 'kseg[cpu]'" in done.stderr
+    assert "kseg[cpu]: in kseg's folder, pip install '.[cpu]'" in done.stderr

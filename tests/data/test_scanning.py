@@ -176,7 +176,7 @@ def test_reading_and_scanning_need_no_tensorflow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    assert "pip install 'kseg[cpu]'" in done.stdout
+    assert "kseg[cpu]: in kseg's folder, pip install '.[cpu]'" in done.stdout
 
 
 def test_a_scan_shows_nothing_where_there_is_no_terminal(tmp_path, capfd):
