@@ -201,8 +201,8 @@ def camvid_deeplab_mobilenet():
     """CamVid, DeepLabv3+ on MobileNetV2: the fast network for a phone.
 
     Without the drive `train[62:163]`, 34 minutes on two cores, three seeds: mean IoU 0.737 to 0.740 on val (pixel
-    accuracy 0.943 to 0.945), 0.503 to 0.510 on that drive (0.877 to 0.882). With 32 epochs, 18 minutes: 0.722 and 0.938,
-    0.494 and 0.872; with class weights to the end 0.683 and 0.914, 0.465 and 0.842.
+    accuracy 0.943 to 0.945), 0.503 to 0.510 on that drive (0.877 to 0.882). With 32 epochs, 18 minutes: 0.722 and
+    0.938, 0.494 and 0.872; with class weights to the end 0.683 and 0.914, 0.465 and 0.842.
     """
     return replace(camvid_unet_mobilenet(), model="DeepLabV3Plus", batch_normalization=None, filters=128)
 
