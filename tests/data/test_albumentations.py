@@ -120,7 +120,7 @@ def test_a_missing_library_names_the_extra():
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'kseg[data]'" in done.stdout
+    assert "pip install '.[data]'" in done.stdout
 
 
 @pytest.mark.parametrize("ignore", [255, None])

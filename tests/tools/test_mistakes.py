@@ -55,7 +55,7 @@ def test_faulty_data_is_told_before_training(fault, data, tmp_path, capsys):
     assert tool("train")(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert name in lines[0]
-    assert lines[-1] == "error: 1 problem in the data; mend them, or leave these images out with --skip-bad"
+    assert lines[-1] == "error: 1 problem in the data; mend them, or leave these images out (--skip-bad; skip_bad=True)"
     assert not (tmp_path / "run").exists()
 
 
@@ -143,7 +143,7 @@ def test_charts_that_cannot_be_drawn_are_told_before_the_work(tiny_run, tiny_dat
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     out, best = tmp_path / "out", tiny_run / "best.keras"
     for given in (("train", "nuclei_unet", "--out"), ("evaluate", best, "--pictures")):
-        assert "pip install 'kseg[plots]'" in fails(*given, out, "--data", tiny_data)
+        assert "pip install '.[plots]'" in fails(*given, out, "--data", tiny_data)
     assert not out.exists()
 
 

@@ -192,7 +192,7 @@ def test_mistakes(model, tiny_data, tmp_path, fails, monkeypatch):
     message = fails("quantize", model, "--data", foreign, "--out", out)
     assert "foreign: the network's classes are called ground, disc, the data's sky, road" in message
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install 'kseg[plots]'" in fails(*given)
+    assert "pip install '.[plots]'" in fails(*given)
     assert not out.exists()
     assert not list(temporary.iterdir())
     with pytest.raises(SystemExit) as stop:
