@@ -40,7 +40,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kseg", "kseg.*"]),
-    package_data={"kseg.data": ["bundled/*/*", "bundled/*/*/*/*"]},
+    package_data={"kseg.data": ["bundled/*/*", "bundled/*/*/*/*"], "kseg.runtime": ["web/*"]},
     install_requires=["numpy", "pillow", "rich"],  # rich: what the tools print with
     extras_require=EXTRAS,
     classifiers=[
