@@ -9,7 +9,7 @@ help:
 	@echo "make exported    train and export the files of exported/ again; 20 minutes on two cores"
 	@echo "make test        install, then lint and the default tests"
 	@echo "make test-slow   the tests that take long"
-	@echo "make test-clients  our files in MediaPipe, which it installs in an environment of its own"
+	@echo "make test-clients  our files in MediaPipe and in Chromium; needs npm and chromium"
 	@echo "make lint        ruff alone"
 	@echo "make format      let ruff rewrite what it can"
 

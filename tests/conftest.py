@@ -73,6 +73,19 @@ def tiny_data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def nuclei_network(tmp_path_factory):
+    """A network that tells nuclei from background, for slow tests; a minute of training."""
+    from kseg.training import load_model
+
+    run = tmp_path_factory.mktemp("runs") / "nuclei"
+    settings = {"filters": 8, "depth": 3, "crop_px": "128,128", "batch": 4, "repeats": 4, "epochs": 4}
+    settings |= {"precision": "float32", "learning_rate": 0.003, "validate_every": 4}
+    chosen = [f"--set={name}={value}" for name, value in settings.items()]
+    assert tool("train")(["nuclei_unet", "--data", "nuclei", "--out", str(run), *chosen]) == 0
+    return load_model(run / "best.keras")[0]
+
+
 def _small(builder, **options):
     def build(classes, **more):
         from kseg import applications  # here, so that the tests of kseg.runtime run without Keras
