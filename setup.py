@@ -39,7 +39,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["kseg", "kseg.*"]),
+    packages=[*find_packages(include=["kseg", "kseg.*"]), "kseg.tools"],
+    package_dir={"kseg.tools": "tools"},  # they lie beside kseg in its folder, and inside it where it is installed
+    entry_points={"console_scripts": ["kseg=kseg.__main__:main"]},
     package_data={"kseg.data": ["bundled/*/*", "bundled/*/*/*/*"], "kseg.runtime": ["web/*"]},
     install_requires=["numpy", "pillow", "rich"],  # rich: what the tools print with
     extras_require=EXTRAS,

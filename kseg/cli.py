@@ -5,6 +5,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -48,7 +49,7 @@ def command(main):
         except (InputError, ImportError, PermissionError) as error:
             if isinstance(error, ImportError) and "kseg[" not in str(error):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(as_called(f"error: {error}"), file=sys.stderr)
             return 2
         except CheckError as error:
             print(f"failed: {error}", file=sys.stderr)
@@ -69,7 +70,13 @@ def command_line(tool, argv=None):
     Keras's backend is part of it where the environment names one.
     """
     backend = [f"KERAS_BACKEND={name}"] if (name := os.environ.get("KERAS_BACKEND")) else []
-    return shlex.join([*backend, "python", f"tools/{tool}.py", *(sys.argv[1:] if argv is None else argv)])
+    arguments = shlex.join(sys.argv[1:] if argv is None else argv)
+    return " ".join([*backend, as_called(f"python tools/{tool}.py"), arguments]).strip()
+
+
+def as_called(text):
+    """`text` with the tools named as this process was started: `python tools/train.py`, or `kseg train`."""
+    return re.sub(r"python tools/(\w+)\.py", r"kseg \1", text) if sys.argv[0].startswith("kseg ") else text
 
 
 def load_keras():
@@ -94,7 +101,7 @@ def parser(description, examples):
     """An ArgumentParser that shows examples and defaults as they are written."""
     return argparse.ArgumentParser(
         description=description,
-        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        epilog="examples:\n" + textwrap.indent(as_called(textwrap.dedent(examples).strip()), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -154,7 +161,7 @@ def add_distribution(parser):
     group.add_argument("--coordinator", metavar="HOST:PORT", help="hosts: where process 0 listens")
     group.add_argument("--processes", type=int, metavar="N", help="hosts: number of processes")
     group.add_argument("--process", type=int, metavar="I", help="hosts: index of this process, 0 .. N - 1")
-    parser.epilog += _SLURM
+    parser.epilog += as_called(_SLURM)
 
 
 _SLURM = """

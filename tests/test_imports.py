@@ -27,6 +27,7 @@ ALLOWED = {
     "export": GROUND
     | {"runtime", "data", "layers", "applications", "lowering", "losses", "metrics", "training", "evaluation"},
     "cli": {"errors", "files", "runtime"},
+    "__main__": {"cli", "errors"},
 }
 
 

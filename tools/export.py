@@ -80,8 +80,8 @@ def main(argv=None):
         print(f"  {key}: {f'{value:.5g}' if isinstance(value, float) else value}")
     if card.check:
         told = {True: "taken whole", False: "taken in part", None: "unknown"}[card.check["fully_accelerated"]]
-        print(f"  CPU delegate: {told}; the others: python tools/export.py --check {path}")
-    print(f"Next: python tools/predict.py {path} YOUR_IMAGE --out runs/pictures")
+        print(cli.as_called(f"  CPU delegate: {told}; the others: python tools/export.py --check {path}"))
+    print(cli.as_called(f"Next: python tools/predict.py {path} YOUR_IMAGE --out runs/pictures"))
     return 0
 
 

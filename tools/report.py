@@ -68,7 +68,7 @@ def _command(args, entries):
     words = ["python", "tools/report.py", *runs, "--markdown", str(page)]
     words += ["--pictures", *args.pictures] if args.pictures else []
     words += ["--notes", args.notes.name if args.notes.is_absolute() else str(args.notes)] if args.notes else []
-    return shlex.join(words)
+    return cli.as_called(shlex.join(words))
 
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ def main(argv=None):
             _score(run.folder, sources[1], splits[1], args.boundaries)
     if placement.is_chief:
         best, pictures = (shlex.quote(str(path)) for path in (runs[-1].folder / "best.keras", args.out / "pictures"))
-        print(f"Report: python tools/report.py {shlex.quote(str(args.out))}")
-        print(f"Next: python tools/predict.py {best} YOUR_IMAGE --out {pictures}")
+        print(cli.as_called(f"Report: python tools/report.py {shlex.quote(str(args.out))}"))
+        print(cli.as_called(f"Next: python tools/predict.py {best} YOUR_IMAGE --out {pictures}"))
     return 0
 
 
