@@ -99,16 +99,22 @@ def export(
     request = _Request(format, precision, size_px, output, input_dtype, resizable, tuple(float_layers), tuple(skip))
     _check_request(request, path)
     calibration = _checked_calibration(calibration, precision)
-    network = lower(model, size_px, skip=skip, resizable=resizable, keep_rounding=True)
-    classes = network.output_shape[-1]
-    if classes != len(labels):
+    given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
+    options = {"output": output, "input_dtype": given, "skip": skip, "resizable": resizable}
+    lowered = lower_with_ranges(model, size_px, **options)
+    if (classes := model.output_shape[-1]) != len(labels):
         raise InputError(f"{model.name}: has {classes} classes, the label set {len(labels)}")
+    rounding = lower(model, size_px, **options, keep_rounding=True) if lowered.ranges else lowered.model
+    # What the file is compared with.
+    reference = rounding if (format, precision) == ("tflite", "int8") else lowered.model
     pairs = _kept_apart(verification, calibration)
     first = next(pairs, None)
     if first is None:
         raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
     # Before the converters, which crash on some networks that compute NaN.
-    scores = check_lowered(model, network, first[0])
+    scores = check_lowered(model, rounding, first[0], output)
+    if reference is not rounding:
+        check_lowered(model, reference, first[0], output)
     if output == "probabilities" and not gives_probabilities(model) and scores.min() >= 0 and scores.max() <= 1:
         kind = "sigmoid" if classes == 1 else "softmax"
         raise InputError(
@@ -116,12 +122,7 @@ def export(
             f"that kseg can see, and would be given a {kind}; export its logits, which are these scores"
         )
     if output == "labels":  # by which NaN cannot be told
-        pairs = _lowered_alike(model, network, pairs)
-    given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
-    options = {"output": output, "input_dtype": given, "skip": skip, "resizable": resizable}
-    lowered = lower_with_ranges(model, size_px, **options)
-    rounded = lowered.ranges and (format, precision) == ("tflite", "int8")
-    reference = lower(model, size_px, **options, keep_rounding=True) if rounded else lowered.model
+        pairs = _lowered_alike(model, rounding, pairs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
@@ -183,7 +184,7 @@ def _checked_calibration(calibration, precision):
 
 def _lowered_alike(model, network, pairs):
     for image, label in pairs:
-        check_lowered(model, network, image)
+        check_lowered(model, network, image, "labels")
         yield image, label
 
 

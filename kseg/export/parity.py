@@ -7,7 +7,7 @@ import numpy as np
 
 from kseg.evaluation.keras_predictor import naming_size
 from kseg.export.errors import ParityError
-from kseg.lowering import is_quantization_aware
+from kseg.lowering import gives_probabilities, is_quantization_aware
 from kseg.lowering.lower import like_input
 from kseg.metrics import confusion_matrix, scores
 from kseg.runtime.resize import resize, resize_nearest, resized_argmax
@@ -43,6 +43,9 @@ TOLERANCES = {
 # The float32 copy of a model that computes in float16 or bfloat16, which carry 11 and 8 bits through every layer, or
 # that rounds to 8 bits, where an enlargement made another way may round single values to the other side.
 REBUILT = Tolerance(max_abs_error=0.25, relative_rms_error=0.1, argmax_agreement=0.95)
+
+# A network trained for 8 bits without its rounding: no measure of its worth, but one of another network.
+UNROUNDED = Tolerance(max_abs_error=1.0, relative_rms_error=0.6, argmax_agreement=0.7)
 
 
 class Comparison:
@@ -129,23 +132,16 @@ def check_parity(network, predictor, verification, data=""):
         by_keras, by_file = _keras_scores(network, pixels, len(card.labels)), predictor.at_size(pixels)
         comparison.add(by_keras, by_file)
         truth.add(label, by_keras, by_file)
-    tolerance, mean_ious = TOLERANCES[card.precision], truth.mean_ious()
-    if kind != "logits":  # of labels and probabilities, single edge pixels may turn over
-        tolerance = replace(tolerance, max_abs_error=np.inf)
-    if kind == "labels":  # which are 0 or 1: their agreement says it all
-        tolerance = replace(tolerance, relative_rms_error=np.inf)
+    tolerance, mean_ious = _for_output(TOLERANCES[card.precision], kind), truth.mean_ious()
     failures = comparison.failures(tolerance)
     if None not in mean_ious and not mean_ious[0] - mean_ious[1] <= tolerance.mean_iou_drop:
         failures.append(
             f"mean_iou {mean_ious[1]:.4f} instead of {mean_ious[0]:.4f}, {tolerance.mean_iou_drop} less is allowed"
         )
     if failures:
-        steps = ""
-        if card.file.endswith(".tflite") and (card.precision, kind) == ("int8", "probabilities"):
-            steps = "Its probabilities come in steps of 1/256, too wide for many classes: export logits or labels. "
         raise ParityError(
             f"{card.file}: differs from the Keras model on {comparison.images} images: {'; '.join(failures)}. "
-            f"{steps}No file was written"
+            "No file was written"
         )
     return {
         "data": str(data),
@@ -158,13 +154,14 @@ def check_parity(network, predictor, verification, data=""):
     }
 
 
-def check_lowered(model, network, image):
+def check_lowered(model, network, image, output="logits"):
     """Compare the copy that is to be converted with the trained model itself, on one image.
 
     Args:
         model: the trained keras.Model as it was given.
-        network: the same, lowered (`kseg.lowering.lower`) with its rounding kept, giving logits.
+        network: the same, lowered by `kseg.lowering.lower`.
         image: uint8 or float [H, W, 3] in 0..255 of any size.
+        output: what `network` gives, as `lower` knows it.
     Returns:
         What the trained model gives, [H, W, classes].
     Raises:
@@ -172,21 +169,45 @@ def check_lowered(model, network, image):
     """
     size_px = network.input_shape[1:3]
     pixels = resize(np.asarray(image), np.shape(image)[:2] if None in size_px else size_px)
-    if "int" in model.inputs[0].dtype:  # Keras would cut what resizing left behind the point
+    if any("int" in each.inputs[0].dtype for each in (model, network)):  # Keras would cut what resizing left over
         pixels = np.clip(np.rint(pixels), 0, 255)
     with naming_size(model, pixels.shape[:2]):
         (given,) = keras.tree.flatten(model(like_input(model, pixels[None]), training=False))
     given = keras.ops.convert_to_numpy(given)[0]
     if not np.isfinite(given).all():
         raise ParityError(f"{model.name}: computes NaN or infinity for a verification image")
-    comparison = Comparison()
-    comparison.add(given, _keras_scores(network, pixels))
-    computes = {layer.compute_dtype for layer in model._flatten_layers()}
-    exact = computes <= {"float32"} and not is_quantization_aware(model)
-    failures = comparison.failures(TOLERANCES["float32"] if exact else REBUILT)
+    comparison = Comparison(threshold=0.5 if output == "probabilities" or gives_probabilities(model) else 0.0)
+    comparison.add(_as_output(model, given, output), _keras_scores(network, pixels, given.shape[-1]))
+    failures = comparison.failures(_for_output(_tolerance_of_lowering(model, network), output))
     if failures:
         raise ParityError(f"{model.name}: lowered for the export, it differs from itself: {'; '.join(failures)}")
     return given
+
+
+def _as_output(model, scores, output):
+    """What a file with that output gives where the model gives `scores`, both [H, W, classes]."""
+    if output == "labels":
+        return np.arange(scores.shape[-1]) == scores.argmax(-1)[..., None]
+    if output == "logits" or gives_probabilities(model):
+        return scores
+    odds = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
+    return odds / odds.sum(-1, keepdims=True) if scores.shape[-1] > 1 else 1 / (1 + np.exp(-scores.astype(np.float64)))
+
+
+def _tolerance_of_lowering(model, network):
+    if is_quantization_aware(model) and not is_quantization_aware(network):
+        return UNROUNDED
+    computes = {layer.compute_dtype for layer in model._flatten_layers()}
+    return TOLERANCES["float32"] if computes <= {"float32"} and not is_quantization_aware(model) else REBUILT
+
+
+def _for_output(tolerance, output):
+    """The tolerance of logits -> that of what is made of them."""
+    if output != "logits":  # of labels and probabilities, single edge pixels may turn over
+        tolerance = replace(tolerance, max_abs_error=np.inf)
+    if output == "labels":  # which are 0 or 1: their agreement says it all
+        tolerance = replace(tolerance, relative_rms_error=np.inf)
+    return tolerance
 
 
 def _keras_scores(model, pixels, classes=None):

@@ -57,6 +57,8 @@ def quantise(network, ranges, *, bits=8, input_dtype="uint8", float_layers=(), f
         raise InputError(f"no layer {', '.join(unknown)} that could stay in float; there are: {known}")
     dtype = {8: "int8", 16: "int16"}[bits]
     integer = [op for op in network.operators if _can(network, op, bits) and _name(network, op) not in float_layers]
+    # Probabilities that the file gives: in steps of 1/256 those of many classes would be equal, or 0.
+    integer = [op for op in integer if op.name not in FIXED or op.outputs[0] not in network.outputs.values()]
     numbers = scales(network, integer, ranges, dtype, set(fixed))
     _Rewriting(network, integer, numbers, dtype).run(input_dtype)
 
