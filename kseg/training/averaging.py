@@ -18,7 +18,11 @@ def averaged_pairs(optimizer):
 
 @contextmanager
 def averaged(model):
-    """While it lasts, a compiled model has the moving average of its weights, where its optimizer keeps one."""
+    """While it lasts, a compiled model has the moving average of its weights, where its optimizer keeps one.
+
+    with averaged(model):
+        save_model(model, "best.keras", labels)
+    """
     pairs = averaged_pairs(model.optimizer)
     own = [copy_of(weight) for weight, _ in pairs]
     for weight, average in pairs:
@@ -31,7 +35,7 @@ def averaged(model):
 
 
 class AveragedWeights(keras.callbacks.Callback):
-    """Validates the moving average of the weights, where the optimizer keeps one."""
+    """Validates the moving average of the weights, where the optimizer keeps one (`use_ema`); for `fit(callbacks=)`."""
 
     def on_test_begin(self, logs=None):
         self._average = averaged(self.model)

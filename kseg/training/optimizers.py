@@ -140,7 +140,14 @@ def _schedule(recipe, steps):
 
 @keras.saving.register_keras_serializable("kseg")
 class WarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise over `warmup_steps`, then rate * (1 - t)^power over `decay_steps` (Chen et al. 2017, DeepLab)."""
+    """A linear rise, then learning_rate * (1 - t)^power, where t goes from 0 to 1 (Chen et al. 2017, DeepLab).
+
+    Args:
+        learning_rate: after the rise.
+        decay_steps: batches from the end of the rise until it is 0.
+        warmup_steps: batches of the rise.
+        power: 1 for a straight line, 0 to stay at `learning_rate`.
+    """
 
     def __init__(self, learning_rate, decay_steps, warmup_steps=0, power=0.9):
         self.learning_rate = learning_rate
