@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make install     what all tools need, into .venv; then: source .venv/bin/activate"
 	@echo "make demo        install, then train, evaluate, export and check a U-Net on the bundled nuclei"
-	@echo "make exported    train and export the files of exported/ again; 20 minutes on two cores"
+	@echo "make exported    train and export the nuclei files of exported/ again; 20 minutes on two cores"
 	@echo "make test        install, then lint and the default tests"
 	@echo "make test-slow   the tests that take long"
 	@echo "make test-clients  our files in MediaPipe and in Chromium; needs npm and chromium"

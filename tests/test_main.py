@@ -35,7 +35,7 @@ def test_a_tool_calls_itself_as_it_was_called(tmp_path):
     done = _kseg(tmp_path, "predict", "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("usage: kseg predict ")
-    assert "  kseg predict runs/nuclei/best.keras photo.jpg --out runs/pictures\n" in done.stdout
+    assert "  kseg predict exported/nuclei_unet_int8.tflite photo.jpg\n" in done.stdout
     assert "tools/" not in done.stdout
 
 

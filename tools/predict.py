@@ -7,7 +7,7 @@ from pathlib import Path
 from kseg import cli
 
 EXAMPLES = """
-python tools/predict.py runs/nuclei/best.keras photo.jpg --out runs/pictures
+python tools/predict.py exported/nuclei_unet_int8.tflite photo.jpg
 python tools/predict.py unet.tflite holiday/ more/*.png --out runs/pictures
 python tools/predict.py unet.tflite slide.png --window 512 --overlap 128 --flips all --out runs/pictures
 """
@@ -17,9 +17,8 @@ def _arguments(argv):
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("model", type=Path, metavar="MODEL", help=".keras, .tflite or .onnx file")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, ..., or a folder of them")
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder for NAME.png (classes), NAME_overlay.png"
-    )
+    outputs = "folder for NAME.png (classes), NAME_overlay.png; default: runs/pictures"
+    parser.add_argument("--out", default=Path("runs/pictures"), type=Path, metavar="DIR", help=outputs)
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay's colours, 0..1; default: 0.5")
     cli.add_prediction(parser)
     return parser.parse_args(argv)

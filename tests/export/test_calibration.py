@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kseg import export
+from kseg import data, export
 from kseg.errors import InputError
+from kseg.export.calibration import choose
 from kseg.labels import LabelSet
 
 
@@ -54,3 +55,18 @@ def test_with_masks_the_split_counts(tiny_data):
     assert label.shape == (40, 48)
     (_, label), *_ = export.verification(tiny_data, "val", 2, LabelSet.numbered(2))
     assert label is None, "other classes"
+
+
+def test_calibration_shows_every_class(tmp_path):
+    """Of 40 images two show the rare class, and evenly spaced ones would miss them; the same are chosen every time."""
+    images = np.arange(40, dtype=np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 4, 4, 3), np.uint8)
+    masks = np.zeros((40, 4, 4), np.uint8)
+    masks[::2, :2] = 1
+    masks[[11, 23], 0, 0] = 2
+    source = data.arrays(images, masks, LabelSet.numbered(3))
+    chosen = [_greys(choose(source, 10)) for _ in range(2)]
+    assert chosen[0] == chosen[1] == sorted(set(chosen[0]))
+    assert len(chosen[0]) == 10
+    assert {11, 23} <= set(chosen[0])
+    assert not {11, 23} <= set(range(0, 40, 4))
+    assert sum(grey % 2 == 0 for grey in chosen[0]) >= 3

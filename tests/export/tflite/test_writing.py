@@ -62,14 +62,33 @@ def test_a_network_on_mobilenet_in_8_bits(tmp_path):
     _check_files(tmp_path, filled(dict(MODELS)["unet_mobilenet_v2"]), ["int8"])
 
 
-def test_the_signature(tmp_path):
+@pytest.mark.parametrize(
+    ("output", "dtype"), [("logits", np.int8), ("probabilities", np.float32), ("labels", np.uint8)]
+)
+def test_the_signature(tmp_path, output, dtype):
     path = tmp_path / "net.tflite"
-    _written(path, filled(MODELS[4][1]), "int8")
+    _written(path, filled(MODELS[4][1]), "int8", output=output)
     interpreter = Interpreter(str(path))
-    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["logits"]}}
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": [output]}}
     (image,), (scores,) = interpreter.get_input_details(), interpreter.get_output_details()
     assert (image["name"], image["dtype"], image["quantization"]) == ("image", np.uint8, (1.0, 0))
-    assert (scores["name"], scores["dtype"]) == ("logits", np.int8)
+    assert (scores["name"], scores["dtype"]) == (output, dtype)
+
+
+def test_ranges_are_least_and_greatest_of_all_images(tmp_path):
+    """Not a mean of them: one bright image among dark ones sets the scale, wherever it comes."""
+    inputs = keras.Input((*SIZE, 3), batch_size=1, name="image")
+    kernel = np.array([[1, -0.5], [0, 0], [0, 0]], np.float32).reshape(1, 1, 3, 2)
+    network = keras.Model(inputs, keras.layers.Conv2D(2, 1, use_bias=False, name="score")(inputs))
+    network.layers[-1].set_weights([kernel])
+    images = [np.full((*SIZE, 3), grey, np.uint8) for grey in (10, 200, 12, 11)]
+    for order in (images, images[::-1]):
+        path = tmp_path / "net.tflite"
+        write_tflite(network, path, "int8", calibration=Calibration(tuple(order)))
+        scale, zero_point = Interpreter(str(path)).get_output_details()[0]["quantization"]
+        # Scores from 10 * -0.5 .. 200 * -0.5 and 10 .. 200 together.
+        assert scale == pytest.approx((200 + 100) / 255, rel=1e-5)
+        assert scale * (-128 - zero_point) == pytest.approx(-100, abs=scale)
 
 
 def test_float_pixels_for_an_int8_file(tmp_path):
