@@ -28,7 +28,13 @@ PARAMETERS = by_name(
         (1, 2, 3): "STRIDED_SLICE",
     }
 )
-WEIGHTS = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2), "FULLY_CONNECTED": (1, 2), "TRANSPOSE_CONV": (1, 3)}
+WEIGHTS = {
+    "CONV_2D": (1, 2),
+    "DEPTHWISE_CONV_2D": (1, 2),
+    "FULLY_CONNECTED": (1, 2),
+    "PRELU": (1,),
+    "TRANSPOSE_CONV": (1, 3),
+}
 _FUSED = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")  # the schema's ActivationFunctionType
 
 
@@ -58,7 +64,8 @@ def among(operators):
     """Operators of these names."""
 
     def check(operator):
-        if operator.name in operators:
+        # Custom operators are a list of their own, which names them in another way: one called "ADD" is no ADD.
+        if operator.name in operators and operator.custom is not operator.name.isupper():
             return None
         return "a custom operator" if operator.custom else "not among its operators"
 
@@ -101,7 +108,8 @@ def rank(least, most):
 
     def check(operator):
         found = next((len(t.shape) for t in activations(operator) if not least <= len(t.shape) <= most), None)
-        return None if found is None else f"a tensor of {found} dimensions; it takes {least} to {most}"
+        takes = most if least == most else f"{least} to {most}"
+        return None if found is None else f"a tensor of {found} dimensions; it takes {takes}"
 
     return check
 
@@ -116,12 +124,12 @@ def inputs(least, most):
     return check
 
 
-def ratio(least, most, of):
-    """The ratios of scales that `of(operator)` gives must lie in [least, most]."""
+def ratio(least, most, of, closed=False):
+    """The ratios of scales that `of(operator)` gives must lie in [least, most), or [least, most] if it is closed."""
 
     def check(operator):
         scaled = all(tensor.scale for tensor in (*operator.inputs, *operator.outputs) if tensor)
-        fits = all(least <= found <= most for found in of(operator)) if scaled else True
+        fits = all(least <= found < most or (closed and found == most) for found in of(operator)) if scaled else True
         return None if fits else "scales too far apart"
 
     return check

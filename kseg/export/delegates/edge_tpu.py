@@ -51,22 +51,16 @@ def _reduces(operator):
     return "a mean over channels whose number is no multiple of 4" if channels else None
 
 
-def _pads(operator):
-    paddings = operator.input(1).values if operator.input(1) else None
-    return "pads the batch" if paddings and len(paddings) == 8 and any(paddings[:2]) else None
-
-
 RULES = (
     Rule(None, checks.among(_OPERATORS), SUPPORTED),
     Rule(None, checks.types("int8", "uint8"), REQUIREMENTS),
     Rule(None, checks.settled_parameters, REQUIREMENTS),
     Rule(None, checks.settled_weights, REQUIREMENTS),
-    Rule(None, _sizes, REQUIREMENTS),
+    Rule(None, _sizes, REQUIREMENTS),  # and so nothing that pads the batch, either
     Rule(names("AVERAGE_POOL_2D CONCATENATION MAX_POOL_2D"), checks.fused("NONE"), SUPPORTED),
     Rule(("CONCATENATION",), _joins, SUPPORTED),
     Rule(names("CONV_2D DEPTHWISE_CONV_2D"), _dilates, SUPPORTED),
     Rule(names("MEAN REDUCE_MAX REDUCE_MIN SUM"), _reduces, SUPPORTED),
-    Rule(("PAD",), _pads, SUPPORTED),
     Rule(("SOFTMAX",), _softmax, SUPPORTED),
     Rule(("STRIDED_SLICE",), checks.keeps_axes, SUPPORTED),
     Rule(("STRIDED_SLICE",), checks.unit_strides, SUPPORTED),

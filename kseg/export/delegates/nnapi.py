@@ -9,11 +9,11 @@ from kseg.export.delegates.checks import LITERT, Rule, by_name, names
 SOURCE = LITERT + "delegates/nnapi/nnapi_delegate.cc"
 TYPES = "https://developer.android.com/ndk/reference/group/neural-networks"
 
-_FLOAT = names("ABS COS DIV ELU EXP LOG LOG_SOFTMAX POW SIN SQRT SUM")
+_FLOAT = names("ABS COS DIV ELU EXP LOG LOG_SOFTMAX POW RSQRT SIN SQRT SUM")
 _FLOAT_OR_8_BITS = names("""
     AVERAGE_POOL_2D BATCH_TO_SPACE_ND CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE FULLY_CONNECTED HARD_SWISH
     L2_NORMALIZATION LEAKY_RELU LOGISTIC MAX_POOL_2D MEAN PAD PADV2 PRELU QUANTIZE REDUCE_MAX REDUCE_MIN RELU RELU6
-    RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR RSQRT SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SQUEEZE
+    RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SQUEEZE
     STRIDED_SLICE TANH TRANSPOSE TRANSPOSE_CONV
 """)
 _INTEGERS_TOO = names("ADD CAST EXPAND_DIMS MAXIMUM MINIMUM MUL PACK SLICE SPLIT SUB TILE")
@@ -37,8 +37,7 @@ _VERSIONS = by_name(
 
 
 def _unpacks(operator):
-    taken = operator.inputs[0]
-    if taken.constant and taken.dtype == "float16":  # weights, which it takes as they are
+    if operator.inputs[0].dtype == "float16":
         return None
     return checks.up_to({"DEQUANTIZE": 2})(operator) or checks.unpacks(operator)
 
@@ -60,6 +59,7 @@ RULES = (
     Rule(_FLOAT, checks.types("float32"), SOURCE),
     Rule(_FLOAT_OR_8_BITS, checks.types("float32", "int8", "uint8"), TYPES),
     Rule(_INTEGERS_TOO, checks.types("float32", "int8", "uint8", "int32"), TYPES),
+    Rule(("TRANSPOSE_CONV",), checks.settled_weights, SOURCE),
     Rule(names("DEPTHWISE_CONV_2D TRANSPOSE_CONV"), checks.no_hybrid, SOURCE),
     Rule(("DEQUANTIZE",), _unpacks, SOURCE),
     Rule(None, checks.up_to(_VERSIONS), SOURCE),

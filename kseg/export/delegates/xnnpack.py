@@ -11,7 +11,7 @@ _FLOAT_OR_8_BITS = names("""
     TRANSPOSE_CONV
 """)
 _FLOAT = names("""
-    ABS AVERAGE_POOL_2D BATCH_MATMUL CEIL COS DIV EXP FLOOR GELU HARD_SWISH MAXIMUM MINIMUM NEG PRELU RELU RELU6
+    ABS AVERAGE_POOL_2D BATCH_MATMUL CEIL COS DIV EXP FLOOR GELU HARD_SWISH LOG MAXIMUM MINIMUM NEG PRELU RELU RELU6
     RELU_N1_TO_1 ROUND RSQRT SIN SOFTMAX SQRT SQUARE SQUARED_DIFFERENCE
     Convolution2DTransposeBias MaxPoolingWithArgmax2D MaxUnpooling2D
 """)
@@ -66,5 +66,5 @@ RULES = (
     Rule(("DEQUANTIZE",), checks.unpacks, SOURCE),
     Rule(("QUANTIZE",), checks.types("float32", "int8", "uint8"), SOURCE),
     Rule(("QUANTIZE",), _quantizes, SOURCE),
-    Rule(("QUANTIZE",), checks.ratio(2**-8, 2**7, _by_output), SOURCE),
+    Rule(("QUANTIZE",), checks.ratio(2**-8, 2**7, _by_output, closed=True), SOURCE),
 )
