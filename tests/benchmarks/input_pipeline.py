@@ -8,6 +8,8 @@ quartiles. All give batches of the same crops: random scale, crop, horizontal fl
 - native: kseg.data.training_batches
 - albumentations: the same stream with `transforms=[Albumentations(...)]`, from the decoded image
 - cached: both from images decoded before (`kseg.data.cached`)
+- albumentations alone: the same transforms in a loop over decoded arrays, one batch after the other, without tf.data
+  and without a seed for each sample, as somebody without kseg would write it
 
 With --steps, a small network trains on the stream and, in turn, on one batch of it repeated; each line is a pass.
 """
@@ -28,6 +30,7 @@ RATIOS = (
     ("native", "decoding"),
     ("native", "albumentations"),
     ("native, cached", "albumentations, cached"),
+    ("native, cached", "albumentations alone"),
 )
 
 
@@ -84,7 +87,27 @@ def _variants(source, args):
         return streams
     streams["albumentations"] = data.training_batches(source, **settings, transforms=[transform])
     streams["albumentations, cached"] = data.training_batches(kept, **settings, transforms=[transform])
+    streams["albumentations alone"] = _Loop(source, transform, args.batch)
     return streams
+
+
+class _Loop:
+    """Batches of a Compose in plain Python."""
+
+    def __init__(self, source, transform, batch):
+        pairs = [source.load(index) for index in range(len(source))]
+        self._pairs = [(image, label.astype("uint8")) for image, label in pairs]
+        self._compose, self._batch = transform._compose, batch
+
+    def __iter__(self):
+        import numpy as np
+
+        for start in range(0, len(self._pairs), self._batch):
+            done = [self._compose(image=i, mask=m) for i, m in self._pairs[start : start + self._batch]]
+            yield (
+                np.stack([one["image"] for one in done]).astype(np.float32),
+                np.stack([one["mask"] for one in done]).astype(np.int32),
+            )
 
 
 def _decoding(source, batch):
