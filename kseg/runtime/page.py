@@ -4,6 +4,8 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from PIL import Image
+
 from kseg import files
 from kseg.errors import InputError
 from kseg.runtime.card import Card
@@ -25,7 +27,8 @@ def write_page(model, folder, title=None, example=None):
 
     Args:
         model: path of a .tflite or .onnx file that kseg exported, with its card beside it.
-        folder: where to; made if missing. A page that is there already is replaced, other files are not.
+        folder: where to; made if missing. A page that is there already is replaced and its network and picture are
+            taken away; other files are left alone.
         title: of the page; None: the file's name.
         example: path of a picture that the page shows at first; None: none.
     Raises:
@@ -50,15 +53,30 @@ def write_page(model, folder, title=None, example=None):
     if example is not None:
         page["example"] = f"example{Path(example).suffix.lower()}"
         contents[page["example"]] = _read_picture(Path(example))
-    if not (folder / _MARK).exists() and (there := [name for name in contents if (folder / name).exists()]):
+    earlier = _read_mark(folder)
+    if earlier is None and (there := [name for name in (*contents, _MARK) if (folder / name).exists()]):
         raise InputError(f"{folder}: {', '.join(there)} would be overwritten; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {**contents, _MARK: _json(page)}.items():
         with files.replacing(folder / name) as temporary:
             temporary.write_bytes(content)
+    if earlier:
+        for name in {earlier["model"], f"{earlier['model']}.json", earlier["example"]} - {None, *contents}:
+            (folder / Path(name).name).unlink(missing_ok=True)
+
+
+def _read_mark(folder):
+    """What the page in a folder shows, or None where there is none of ours."""
+    try:
+        page = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return page if isinstance(page, dict) and set(page) == {"title", "model", "example"} else None
 
 
 def _check_runs_in_browsers(model, card):
+    if len(card.labels) == 1:
+        raise InputError(f"{model}: gives one score a pixel, which tells no classes")
     if card.external_data:
         raise InputError(f"{model}: its weights lie in a second file of more than 2 GB, which no browser loads")
     if model.suffix != ".tflite":
@@ -71,7 +89,8 @@ def _check_runs_in_browsers(model, card):
     _, dtype = described(output)
     if dtype not in _READABLE:
         raise InputError(
-            f"{model}: gives {dtype} scores, which LiteRT.js does not hand out; export it with --output labels"
+            f"{model}: gives {dtype} scores, which LiteRT.js does not hand out; export it with --output labels "
+            "or probabilities"
         )
 
 
@@ -79,9 +98,13 @@ def _read_picture(path):
     if path.suffix.lower() not in _PICTURES:
         raise InputError(f"{path}: browsers show {', '.join(_PICTURES)}")
     try:
+        with Image.open(path) as image:
+            image.load()
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, SyntaxError) as error:  # of a broken PNG
+        raise InputError(f"{path}: not a picture that can be read ({error})") from error
 
 
 def _json(value):

@@ -40,9 +40,10 @@ for (const image of images) {
   const classes = await page.evaluate(async (encoded) => {
     const { load, pixels } = await import("./kseg.mjs");
     const { model } = await (await fetch("page.json")).json();
-    globalThis.predictor ??= await load(model);
+    const engine = await import(model.endsWith(".onnx") ? "onnxruntime-web/wasm" : "@litertjs/core");
+    globalThis.predictor ??= await load(encodeURIComponent(model), engine);
     const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
-    const found = await globalThis.predictor.indices(pixels(await createImageBitmap(new Blob([bytes]))));
+    const found = await globalThis.predictor.indices(await pixels(new Blob([bytes])));
     return [...new Uint8Array(found.buffer)].map((byte) => String.fromCharCode(byte)).join("");
   }, content);
   result.classes.push(Buffer.from(classes, "latin1").toString("base64"));

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from files import write
+from PIL import Image
 
 from kseg import runtime
 from kseg.errors import InputError
@@ -95,18 +96,18 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("suffix", list(ENGINES))
 def test_a_page_has_all_that_it_needs(models, tmp_path, suffix):
     picture = tmp_path / "Photo.JPG"
-    picture.write_bytes(b"a picture")
+    Image.new("RGB", (4, 3)).save(picture)
     folder = tmp_path / "new" / "page"
     write_page(models[suffix], folder, title="Streets & “signs”", example=picture)
     page = json.loads((folder / "page.json").read_text(encoding="utf-8"))
     assert page == {"title": "Streets & “signs”", "model": f"net{suffix}", "example": "example.jpg"}
-    assert (folder / page["example"]).read_bytes() == b"a picture"
+    assert (folder / page["example"]).read_bytes() == picture.read_bytes()
     assert json.loads((folder / "package.json").read_text())["dependencies"] == ENGINES[suffix]
     assert (folder / "kseg.mjs").read_bytes() == MODULE.read_bytes()
     runtime.load(folder / page["model"])  # file and card belong together
     html = (folder / "index.html").read_text(encoding="utf-8")
     for package in ENGINES[suffix]:
-        assert f'"{package}": "./node_modules/{package}/' in html
+        assert f'": "./node_modules/{package}/' in html
 
 
 def test_a_page_replaces_a_page_and_nothing_else(models, tmp_path):
@@ -116,12 +117,15 @@ def test_a_page_replaces_a_page_and_nothing_else(models, tmp_path):
     write_page(models[".tflite"], folder, title="again")
     assert json.loads((folder / "page.json").read_text())["title"] == "again"
     assert (folder / "notes.txt").read_text() == "mine"
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "index.html").write_text("somebody's")
-    with pytest.raises(InputError, match=r"index\.html would be overwritten"):
-        write_page(models[".onnx"], other)
-    assert [path.name for path in other.iterdir()] == ["index.html"]
+    assert not list(folder.glob("net.onnx*"))
+
+
+@pytest.mark.parametrize("name", ["index.html", "page.json"])
+def test_what_others_made_is_left_alone(models, tmp_path, name):
+    (tmp_path / name).write_text('{"name": "somebody\'s"}')
+    with pytest.raises(InputError, match=f"{name} would be overwritten"):
+        write_page(models[".onnx"], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(
@@ -146,10 +150,13 @@ def test_eight_bit_scores_are_refused(tmp_path):
         write_page(ROOT / "exported" / "nuclei_unet_int8.tflite", tmp_path / "page")
 
 
-@pytest.mark.parametrize(("name", "message"), [("scan.tif", "browsers show"), ("none.png", "cannot be read")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("scan.tif", "browsers show"), ("none.png", "no such file"), ("text.png", "not a picture that can be read")],
+)
 def test_an_example_that_cannot_be_shown_is_refused(models, tmp_path, name, message):
-    if name == "scan.tif":
-        (tmp_path / name).touch()
+    if name != "none.png":
+        (tmp_path / name).write_text("no picture")
     with pytest.raises(InputError, match=message):
         write_page(models[".onnx"], tmp_path / "page", example=tmp_path / name)
     assert not (tmp_path / "page").exists()

@@ -1,72 +1,101 @@
 /**
  * Runs files that kseg exported in a web page, as kseg.runtime does in Python, number for number:
  *
+ *   import * as engine from "onnxruntime-web/wasm"; // for .tflite files: "@litertjs/core"
  *   import { load, pixels } from "./kseg.mjs";
- *   const predictor = await load("unet_labels.tflite"); // its card unet_labels.tflite.json lies beside it
- *   const classes = await predictor.indices(pixels(await createImageBitmap(file)));
  *
- * .tflite files need the package @litertjs/core, .onnx files onnxruntime-web; a bundler or an import map finds them.
+ *   const predictor = await load("unet.onnx", engine); // its card unet.onnx.json lies beside it
+ *   const classes = await predictor.indices(await pixels(file));
  */
 
 const OPENERS = { ".tflite": openTflite, ".onnx": openOnnx };
+// The area beyond which kseg.runtime cuts an image of any size into windows, which is not done here.
+const LARGEST_PX = 2 ** 21;
+const LITERT_WASM = "node_modules/@litertjs/core/wasm/";
 
 /**
  * The predictor of an exported file.
  *
- * @param {string} url of the file, .tflite or .onnx, relative to the page; its card is `url + ".json"`.
- * @param {string} wasm url of the folder with the engine's .wasm files; where they lie in the package if left out.
+ * @param {string} url of the file, .tflite or .onnx; its card has the same with ".json" behind the name.
+ * @param {object} engine the module that runs it: @litertjs/core, or onnxruntime-web/wasm.
+ * @param {string} wasm url of the folder with the engine's .wasm files. If left out: for LiteRT.js where npm puts them
+ *   beside the page, for ONNX Runtime where the engine looks by itself.
  * @returns {Promise<Predictor>}
  * @throws {Error} the file or its card is missing, damaged, or of a kind that the engine cannot run.
  */
-export async function load(url, wasm = undefined) {
-  const suffix = url.slice(url.lastIndexOf("."));
+export async function load(url, engine, wasm = undefined) {
+  const file = new URL(url, document.baseURI);
+  const suffix = file.pathname.slice(file.pathname.lastIndexOf("."));
   if (!(suffix in OPENERS)) throw new Error(`${url}: must end in .tflite or .onnx`);
-  const card = await (await fetched(`${url}.json`)).json();
-  const content = new Uint8Array(await (await fetched(url)).arrayBuffer());
+  const described = new URL(file);
+  described.pathname += ".json";
+  const card = await (await fetched(described)).json();
+  if (card.labels.names.length === 1) throw new Error(`${url}: gives one score a pixel, which tells no classes`);
+  const content = new Uint8Array(await (await fetched(file)).arrayBuffer());
   await checkContent(url, content, card.sha256);
-  return new Predictor(card, await OPENERS[suffix](content, card, wasm));
+  const folder = wasm && new URL(wasm.replace(/\/?$/, "/"), document.baseURI).href;
+  return new Predictor(card, await OPENERS[suffix](content, card, engine, folder));
 }
 
 /** An exported network: `card` as in kseg.runtime.Card, `labels` with `names` and `colours`, `sizePx` or null. */
 class Predictor {
-  constructor(card, run) {
+  constructor(card, { run, close }) {
     this.card = card;
     this.labels = card.labels;
     this.sizePx = card.input.shape[1] === null ? null : card.input.shape.slice(1, 3);
     this.run = run;
+    this.close = close; // frees the engine's memory; the predictor cannot be used afterwards
   }
 
   /**
    * The class of every pixel.
    *
-   * @param {ImageData} image of any size; what is transparent is taken as it is, see `pixels`.
+   * @param {ImageData} image of any size, as `pixels` gives it; for a file of any size of at most two megapixels.
    * @returns {Promise<Int32Array>} [height * width]: row by row from the top left.
-   * @throws {Error} scores that are not finite.
+   * @throws {Error} the image is too large, or the file does not give what its card says.
    */
   async indices(image) {
     const target = [image.height, image.width];
     const size = this.sizePx ?? target;
+    if (size[0] * size[1] > LARGEST_PX && !this.sizePx) {
+      throw new Error(`${image.width} × ${image.height} pixels are too many at once: shrink the picture`);
+    }
     const found = await this.run(resize(rgb(image), target, 3, size), size);
-    if (this.card.output.kind === "labels") return resizeNearest(found, size, target);
-    return resizedArgmax(found, size, this.labels.names.length, target);
+    const classes = this.labels.names.length;
+    const labels = this.card.output.kind === "labels";
+    if (found.length !== size[0] * size[1] * (labels ? 1 : classes)) {
+      throw new Error(`${this.card.file}: gives ${found.length} numbers for an image of ${size.join(" × ")}`);
+    }
+    if (!labels) return resizedArgmax(found, size, classes, target);
+    const result = resizeNearest(found, size, target);
+    if (result.some((index) => index < 0 || index >= classes)) {
+      throw new Error(`${this.card.file}: gives classes that its card has no labels for`);
+    }
+    return result;
   }
 }
 
 /**
- * The pixels of a picture, on white where it is transparent, as kseg reads images everywhere.
+ * The pixels of a picture as kseg reads images everywhere: upright, on white where it is transparent, and without regard
+ * to its colour profile.
  *
- * @param {ImageBitmap|HTMLImageElement|HTMLVideoElement} picture
- * @returns {ImageData}
+ * @param {Blob} file such as a File of an <input>.
+ * @returns {Promise<ImageData>}
+ * @throws {DOMException|Error} no picture that the browser can read, or one too large for it.
  */
-export function pixels(picture) {
+export async function pixels(file) {
+  const picture = await createImageBitmap(file, { colorSpaceConversion: "none" });
   const canvas = document.createElement("canvas");
-  canvas.width = picture.videoWidth || picture.naturalWidth || picture.width;
-  canvas.height = picture.videoHeight || picture.naturalHeight || picture.height;
+  [canvas.width, canvas.height] = [picture.width, picture.height];
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(picture, 0, 0);
-  return context.getImageData(0, 0, canvas.width, canvas.height);
+  const image = context.getImageData(0, 0, canvas.width, canvas.height);
+  // Browsers draw nothing on canvases beyond a size of their own, and say nothing.
+  if (image.data[3] !== 255) throw new Error(`${picture.width} × ${picture.height} pixels are too many for this browser`);
+  picture.close();
+  return image;
 }
 
 /**
@@ -130,7 +159,7 @@ export function resizeNearest(classes, source, target) {
   const nearest = (i, side) => Math.floor(((2 * i + 1) * source[side]) / (2 * target[side]));
   return Int32Array.from({ length: target[0] * target[1] }, (_, i) => {
     const [y, x] = [Math.floor(i / target[1]), i % target[1]];
-    return classes[nearest(y, 0) * source[1] + nearest(x, 1)];
+    return Number(classes[nearest(y, 0) * source[1] + nearest(x, 1)]); // of int64 labels, a BigInt
   });
 }
 
@@ -192,45 +221,41 @@ function stored(image, dtype) {
   });
 }
 
-let litertLoading; // LiteRT.js is loaded once a page
-
-async function openTflite(content, card, wasm) {
-  const litert = await engine("@litertjs/core", () => import("@litertjs/core"));
-  litertLoading ??= litert.loadLiteRt(wasm ?? new URL("../wasm/", import.meta.resolve("@litertjs/core")).href);
-  await litertLoading;
+async function openTflite(content, card, litert, wasm) {
+  const folder = wasm ?? new URL(LITERT_WASM, document.baseURI).href;
+  try {
+    await (litert.getGlobalLiteRtPromise() ?? litert.loadLiteRt(folder)); // once a page
+  } catch (error) {
+    throw new Error(`LiteRT.js cannot be loaded from ${folder} (${error?.message ?? "not found"})`);
+  }
   const model = await litert.loadAndCompile(content, { accelerator: "wasm" });
-  return async (image, [height, width]) => {
+  const run = async (image, [height, width]) => {
     const input = new litert.Tensor(stored(image, card.input.dtype), [1, height, width, 3]);
-    const [output] = await model.run([input]);
-    const result = output.toTypedArray(); // a copy
-    input.delete();
-    output.delete();
-    return result;
+    let outputs = [];
+    try {
+      outputs = await model.run([input]);
+      return outputs[0].toTypedArray(); // a copy
+    } finally {
+      for (const tensor of [input, ...outputs]) tensor.delete();
+    }
   };
+  return { run, close: async () => model.delete() };
 }
 
-async function openOnnx(content, card, wasm) {
-  const ort = await engine("onnxruntime-web", () => import("onnxruntime-web"));
+async function openOnnx(content, card, ort, wasm) {
   if (wasm) ort.env.wasm.wasmPaths = wasm;
   const session = await ort.InferenceSession.create(content);
   const { dtype } = card.input;
-  return async (image, [height, width]) => {
+  const run = async (image, [height, width]) => {
     const input = new ort.Tensor(dtype, stored(image, dtype), [1, height, width, 3]);
     const results = await session.run({ [session.inputNames[0]]: input });
     return results[session.outputNames[0]].data;
   };
-}
-
-async function engine(name, imported) {
-  try {
-    return await imported();
-  } catch (error) {
-    throw new Error(`${name} cannot be loaded (${error.message}): run "npm install" in the page's folder`);
-  }
+  return { run, close: () => session.release() };
 }
 
 async function fetched(url) {
-  const answer = await fetch(url);
+  const answer = await fetch(url, { cache: "no-cache" }); // a file that was exported again has the same name
   if (!answer.ok) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
   return answer;
 }
