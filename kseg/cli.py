@@ -56,6 +56,12 @@ def command(main):
             return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
+            if (
+                argv is None
+            ):  # a process of its own: Python's end would wait for TensorFlow's threads, now and then for ever
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(130)
             return 130
         except BrokenPipeError:  # of `| head`, which has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end

@@ -48,6 +48,8 @@ def main(argv=None):
     reports = {split: data.scan(source) for split, source in sources.items()}
     labels = next(iter(sources.values())).labels
     cli.print_classes(labels, reports)
+    if absent := data.absent_classes(labels, next(iter(reports.values()))):
+        print(absent)
     for path, why in ({} if args.splits else data.unused_images(args.data)).items():
         print(f"{path}: {why}, and is not used")
     for first, second in itertools.combinations(sources, 2):

@@ -1,5 +1,6 @@
 """Write a trained network as a TFLite or ONNX file with its card, proven against Keras on real images."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def _arguments(argv):
     parser.add_argument("--out", type=Path, metavar="DIR", help="gets the file and its card")
     parser.add_argument("--name", type=cli.plain_name, help="of the file; default: the model's and the precision")
     parser.add_argument("--format", choices=("tflite", "onnx"), help="needed, as MODEL.keras and --out are")
-    precisions = ("float32", "float16", "dynamic", "int8", "int16x8")
-    parser.add_argument("--precision", default="float32", choices=precisions, help="ONNX: float32, float16, int8")
+    kinds = ("float32", "float16", "dynamic", "int8", "int16x8")
+    parser.add_argument("--precision", default="float32", choices=kinds, help="ONNX: float32, float16, int8")
     parser.add_argument("--output", default="logits", choices=("logits", "probabilities", "labels"))
     parser.add_argument("--input", choices=("float32", "uint8"), help="default: uint8 for int8 .tflite, else float32")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to verify with")
@@ -74,14 +75,14 @@ def main(argv=None):
         verification_data=export.data_name(shown, args.splits[1]),
         float_layers=args.float_layers,
     )
-    size = f"{card.size_px[0]}x{card.size_px[1]}" if card.size_px else "any size"
+    size, named = "x".join(map(str, card.size_px)) if card.size_px else "any size", shlex.quote(str(path))
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card.precision}, {size}, with its card. Both at this size:")
     for key, value in card.parity.items():
         print(f"  {key}: {f'{value:.5g}' if isinstance(value, float) else value}")
     if card.check:
         told = {True: "taken whole", False: "taken in part", None: "unknown"}[card.check["fully_accelerated"]]
-        print(cli.as_called(f"  CPU delegate: {told}; the others: python tools/export.py --check {path}"))
-    print(cli.as_called(f"Next: python tools/predict.py {path} YOUR_IMAGE --out runs/pictures"))
+        print(cli.as_called(f"  CPU delegate: {told}; the others: python tools/export.py --check {named}"))
+    print(cli.as_called(f"Next: python tools/predict.py {named} YOUR_IMAGE"))
     return 0
 
 

@@ -35,6 +35,7 @@ _HOMES = {
     "cached": "cache",
     "checked": "scanning",
     "all_checked": "scanning",
+    "absent_classes": "scanning",
     "scan": "scanning",
     "tell_problems": "scanning",
     "ScanReport": "scanning",

@@ -8,6 +8,7 @@ file cannot be told from a good one, because libjpeg goes on and only fills the 
 """
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -174,7 +175,9 @@ def _decode(path, contents):
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder, not an image") from error
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: does not decode (it begins like no image format)") from error
+        empty = contents == b"" or (contents is None and os.path.getsize(path) == 0)
+        why = "the file is empty" if empty else "it begins like no image format"
+        raise InputError(f"{path}: does not decode ({why})") from error
     except _DAMAGE as error:
         raise InputError(f"{path}: does not decode ({error})") from error
 

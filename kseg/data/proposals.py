@@ -69,17 +69,22 @@ class _Seen:
         inside: the same, of pixels whose neighbours to the right and below are like them.
         palette: uint8 [n, 3] of the first file that has one, or None.
         all_indices, lossy: whether all files hold indices; whether one is a JPEG.
+        alike: whether each index has one colour in all files with a palette that use it.
     """
 
     def __init__(self):
         self.indices, self.colours, self.inside = Counter(), Counter(), Counter()
         self.palette, self.all_indices, self.lossy = None, True, False
+        self.alike, self._colour_of = True, {}
 
     def add(self, contents, palette, exact):
         if contents.ndim == 2:
             self.indices.update(index_counts(contents))
-            if self.palette is None and palette is not None and not _is_grey(palette):
-                self.palette = palette
+            if palette is not None and not _is_grey(palette):
+                self.palette = palette if self.palette is None else self.palette
+                used = np.unique(contents)
+                for index, colour in zip(used.tolist(), _drawn(used, palette).tolist(), strict=True):
+                    self.alike &= self._colour_of.setdefault(index, colour) == colour
             contents = _drawn(contents, palette)
         else:
             self.all_indices = False
@@ -91,9 +96,12 @@ class _Seen:
         self.lossy |= not exact
 
     def are_indices(self):
-        """Whether all is numbers that lie as close together as those of classes do, of which a few may be absent."""
+        """Whether all is numbers that lie as close together as those of classes do, of which a few may be absent.
+
+        Palettes that differ are no classes' numbers: a program chose them anew for each file, by its colours.
+        """
         values = sorted(set(self.indices) - {_IGNORE})
-        if not values or not self.all_indices or set(self.indices) == {0, _IGNORE}:
+        if not values or not self.all_indices or not self.alike or set(self.indices) == {0, _IGNORE}:
             return False
         return _are_close(values) or (values[-1] > 255 and len(values) > 2)
 

@@ -96,7 +96,7 @@ def all_checked(sources, skip_bad=False, log=print):
     """Sources after their scan; every problem of any of them is a line.
 
     Args:
-        sources: sequence of sources.
+        sources: sequence of sources, the one to learn from first.
         skip_bad: leave out the samples that have problems.
         log: called with each line for the user.
     Returns:
@@ -109,7 +109,23 @@ def all_checked(sources, skip_bad=False, log=print):
         log(f"{inexact} mask pixels had no colour of the label set; the nearest one counts")
     if (told := tell_problems(reports)) and not skip_bad:
         raise InputError(f"{told}; mend them, or leave these images out (--skip-bad; skip_bad=True)")
+    if absent := absent_classes(sources[0].labels, reports[0]):
+        log(absent)
     return [_good(source, report, log) for source, report in zip(sources, reports, strict=True)]
+
+
+def absent_classes(labels, report):
+    """A line that names the classes of which a scan found no pixel, or "".
+
+    Where masks of 0 and 255 are read with 255 as the ignore index, that is the class which they are made for.
+    """
+    absent = [name for name, pixels in zip(labels.names, report.class_pixels, strict=True) if not pixels]
+    if not absent or not any(report.class_pixels):
+        return ""
+    share = report.ignored_pixels / (sum(report.class_pixels) + report.ignored_pixels)
+    named = f"{', '.join(absent[:10])}{', ...' if len(absent) > 10 else ''}"
+    why = f"; {share:.0%} are unlabelled (ignore {labels.ignore}): is that right?" if share > 0.05 else ""
+    return f"No pixel of the {report.samples} masks is of the class {named}, which cannot be learned from them{why}"
 
 
 def tell_problems(reports):

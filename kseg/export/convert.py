@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ from kseg.export.errors import ConversionError
 from kseg.export.inspect import inspect
 from kseg.export.parity import check_lowered, check_parity
 from kseg.files import is_disk_full
+from kseg.labels import LabelSet
 from kseg.lowering import OUTPUTS, gives_probabilities, lower, lower_with_ranges
 from kseg.runtime.card import Card, sha256_of
 
@@ -82,8 +84,8 @@ def export(
         input_dtype: of the file's image, "float32" or "uint8", both in 0..255; None: uint8 for int8 .tflite files,
             else float32.
         resizable: a file for images of any size; slower on phones, whose delegates want fixed sizes.
-        calibration: Calibration, or an iterable of images uint8 [H, W, 3]; for "int8" and "int16x8". None of them
-            may be among those for verification.
+        calibration: Calibration, source of kseg.data, or iterable of images uint8 [H, W, 3]; for "int8" and "int16x8".
+            None of them may be among those for verification.
         verification_data: where the verification images come from, for the card.
         float_layers: names of layers that stay in float in an int8 .tflite file.
         skip: names of kseg.lowering.PASSES to leave out.
@@ -98,6 +100,7 @@ def export(
     input_dtype = input_dtype or ("uint8" if (format, precision) == ("tflite", "int8") else "float32")
     request = _Request(format, precision, size_px, output, input_dtype, resizable, tuple(float_layers), tuple(skip))
     _check_request(request, path)
+    _check_given(labels, verification)
     calibration = _checked_calibration(calibration, precision)
     given = "float32" if format == "tflite" and precision in CALIBRATED else input_dtype
     options = {"output": output, "input_dtype": given, "skip": skip, "resizable": resizable}
@@ -160,6 +163,13 @@ def _check_request(request, path):
     check_converter(request.format)
 
 
+def _check_given(labels, verification):
+    if not isinstance(labels, LabelSet):
+        raise InputError(f"`labels` must be a kseg.labels.LabelSet, such as source.labels. Received: {labels!r}")
+    if not isinstance(verification, Source | Iterable):
+        raise InputError(f"`verification` must be images, see kseg.export.export. Received: {verification!r}")
+
+
 def check_converter(format):
     """Raise InputError or ImportError before the long work where it could not be ended.
 
@@ -179,7 +189,9 @@ def _checked_calibration(calibration, precision):
         return None
     if isinstance(calibration, Calibration):
         return calibration
-    return Calibration(tuple(calibration or ()))
+    if isinstance(calibration, Source):
+        return Calibration(tuple(calibration.load_image(index) for index in range(len(calibration))))
+    return Calibration(() if calibration is None else tuple(calibration))
 
 
 def _lowered_alike(model, network, pairs):

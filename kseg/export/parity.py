@@ -141,7 +141,7 @@ def check_parity(network, predictor, verification, data=""):
     if failures:
         raise ParityError(
             f"{card.file}: differs from the Keras model on {comparison.images} images: {'; '.join(failures)}. "
-            "No file was written"
+            f"No file was written{_cure(card)}"
         )
     return {
         "data": str(data),
@@ -152,6 +152,15 @@ def check_parity(network, predictor, verification, data=""):
         "mean_iou_keras": mean_ious[0],
         "mean_iou_file": mean_ious[1],
     }
+
+
+def _cure(card):
+    if card.precision not in ("int8", "int16x8", "dynamic"):
+        return ""
+    return (
+        "; a network trained for longer may bear 8 bits better; tools/quantize.py finds what it does bear, and "
+        "quantization_aware=true trains it for them"
+    )
 
 
 def check_lowered(model, network, image, output="logits"):

@@ -1,6 +1,7 @@
 """Trained model -> inference model of one size, by the list of passes."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -116,9 +117,11 @@ def _size(model, size_px, resizable):
         return own
     if size_px is None and None in own:
         raise InputError(f"{model.name}: takes images of any size; say the height and width of the exported file")
-    size_px = own if size_px is None else tuple(int(edge) for edge in size_px)
-    if len(size_px) != 2 or min(size_px) < 1:
-        raise InputError(f"the size must be a height and a width of at least one pixel. Received: {size_px}")
+    wanted, size_px = size_px, own if size_px is None else size_px
+    whole = isinstance(size_px, tuple | list) and all(isinstance(edge, Integral) and edge > 0 for edge in size_px)
+    if not whole or len(size_px) != 2:
+        raise InputError(f"the size must be a height and a width of at least one pixel. Received: {wanted!r}")
+    size_px = tuple(int(edge) for edge in size_px)
     if any(edge not in (None, wanted) for edge, wanted in zip(own, size_px, strict=True)):
         raise InputError(f"{model.name}: takes images of {_by(own)} only. Received: {_by(size_px)}")
     return size_px

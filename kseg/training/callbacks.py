@@ -50,7 +50,8 @@ class RunFiles(keras.callbacks.Callback):
         entry |= {name: float(v) for name, v in logs.items() if not (_of_a_class(name) and math.isnan(v))}
         if not math.isfinite(entry["loss"]):
             # Kept out of the files: the last good state stays, and a new run can start from it (`weights`).
-            raise InputError(f"the loss became {entry['loss']} in epoch {epoch + 1}; lower `learning_rate`")
+            nothing = "" if self.history else f" (and delete {self.folder}, which holds nothing yet)"
+            raise InputError(f"the loss became {entry['loss']} in epoch {epoch + 1}; lower `learning_rate`{nothing}")
         entry["seconds"] = round(time.monotonic() - self._started, 2)
         self.history.append(entry)
         self._write_history()

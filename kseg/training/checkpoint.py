@@ -35,6 +35,8 @@ def save_model(model, path, labels, state=None, include_optimizer=False):
         ValueError: the model is neither functional nor sequential.
     """
     check_functional(model)
+    if not isinstance(labels, LabelSet):
+        raise InputError(f"`labels` must be a kseg.labels.LabelSet, such as source.labels. Received: {labels!r}")
     path = Path(path)
     if path.suffix != ".keras":
         raise InputError(f"{path}: a file of a model must end in .keras")
@@ -74,8 +76,11 @@ def load_model(path, labels=None, policy="float32"):
                 labels = LabelSet.from_dict(json.loads(members.read(_LABELS)), where=f"{path}: {_LABELS}")
         model = _built(_with_policy(config, policy), path)
         archive.load_weights(model, path)
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        inside = ", ".join(sorted(file.name for file in path.glob("*.keras"))) or "no .keras file"
+        raise InputError(f"{path}: a folder, not a trained network; in it there is {inside}") from error
     except InputError:
         raise
     except Exception as error:  # Keras, zipfile, zlib and HDF5 each raise their own kinds on a damaged file

@@ -194,3 +194,15 @@ def test_names_of_splits(tmp_path):
         data.split_names(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="name the splits"):
         data.split_names("tfds:anything")
+
+
+def test_palettes_that_differ_are_colours(tmp_path):
+    """A program that reduces each mask to its own palette numbers the same colours anew."""
+    red, blue = (200, 0, 0), (0, 0, 200)
+    for number, palette in enumerate([(0, 0, 0, *red, *blue), (0, 0, 0, *blue, *red)]):
+        mask = Image.fromarray(np.repeat(np.arange(3, dtype=np.uint8), 40).reshape(12, 10), "P")
+        mask.putpalette(palette)
+        mask.save(tmp_path / f"{number}.png")
+    labels = data.propose_labels(sorted(tmp_path.iterdir()))
+    assert labels.masks == "colour"
+    assert set(labels.colours) == {(0, 0, 0), red, blue}

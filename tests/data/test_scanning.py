@@ -194,3 +194,18 @@ def test_a_very_large_index(tmp_path):
 def test_every_public_name_can_be_imported():
     for name in data.__all__:
         assert getattr(data, name) is not None
+
+
+def test_a_class_that_no_mask_holds_is_named():
+    images, masks = np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4), np.uint8)
+    masks[:, :2] = 255
+    source = data.arrays(images, masks, LabelSet(("ground", "cell"), ((0, 0, 0), (255, 0, 0)), ignore=255))
+    lines = []
+    data.checked(source, log=lines.append)
+    assert lines == [
+        "No pixel of the 2 masks is of the class cell, which cannot be learned from them; 50% are unlabelled "
+        "(ignore 255): is that right?"
+    ]
+    masks[:, 3] = 1
+    data.checked(data.arrays(images, masks, source.labels), log=lines.append)
+    assert len(lines) == 1

@@ -353,6 +353,35 @@ def test_probabilities_of_many_classes_in_8_bits(tmp_path):
     np.testing.assert_allclose(scores.sum(-1), 1, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["a", "b"]}, r"`labels` must be a kseg\.labels\.LabelSet"),
+        ({"verification": None}, "`verification` must be images"),
+        ({"size_px": 64}, "must be a height and a width"),
+        ({"size_px": "any"}, "must be a height and a width"),
+        ({"size_px": (64, 0)}, "must be a height and a width"),
+        ({"precision": "int8", "calibration": None}, "there are none"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_told(tmp_path, changes, message):
+    arguments = {"format": "tflite", "size_px": SIZE, "verification": _pairs(), "labels": LABELS}
+    with pytest.raises(InputError, match=message):
+        export(_network(), path=tmp_path / "net.tflite", **{**arguments, **changes})
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("kind", ["array", "source"])
+def test_what_calibration_may_be(tmp_path, kind):
+    images = np.stack([image for image, _ in _pairs(4)])
+    source = data.arrays(images, np.zeros(images.shape[:3], np.uint8), LABELS)
+    given = images[:2] if kind == "array" else data.Subset(source, [0, 1])
+    card = _export(
+        tmp_path / "net.tflite", precision="int8", calibration=given, verification=data.Subset(source, [2, 3])
+    )
+    assert card.calibration["images"] == 2
+
+
 class _Gate(keras.layers.Layer):
     def build(self, shape):
         self.gate = self.add_weight(shape=(shape[-1],), initializer="ones")
