@@ -118,12 +118,8 @@ def export(
     scores = check_lowered(model, rounding, first[0], output)
     if reference is not rounding:
         check_lowered(model, reference, first[0], output)
-    if output == "probabilities" and not gives_probabilities(model) and scores.min() >= 0 and scores.max() <= 1:
-        kind = "sigmoid" if classes == 1 else "softmax"
-        raise InputError(
-            f"{model.name}: gives scores of 0 to 1, which look like probabilities, but ends in no softmax or sigmoid "
-            f"that kseg can see, and would be given a {kind}; export its logits, which are these scores"
-        )
+    if output == "probabilities":
+        _refuse_hidden_probabilities(model, scores)
     if output == "labels":  # by which NaN cannot be told
         pairs = _lowered_alike(model, rounding, pairs)
     try:
@@ -192,6 +188,16 @@ def _checked_calibration(calibration, precision):
     if isinstance(calibration, Source):
         return Calibration(tuple(calibration.load_image(index) for index in range(len(calibration))))
     return Calibration(() if calibration is None else tuple(calibration))
+
+
+def _refuse_hidden_probabilities(model, scores):
+    """What gives scores of 0 to 1 in a way that `gives_probabilities` does not see would get a second softmax."""
+    if not gives_probabilities(model) and scores.min() >= 0 and scores.max() <= 1:
+        kind = "sigmoid" if scores.shape[-1] == 1 else "softmax"
+        raise InputError(
+            f"{model.name}: gives scores of 0 to 1, which look like probabilities, but ends in no softmax or sigmoid "
+            f"that kseg can see, and would be given a {kind}; export its logits, which are these scores"
+        )
 
 
 def _lowered_alike(model, network, pairs):
