@@ -80,7 +80,7 @@ def nuclei_network(tmp_path_factory):
 
     run = tmp_path_factory.mktemp("runs") / "nuclei"
     settings = {"filters": 8, "depth": 3, "crop_px": "128,128", "batch": 4, "repeats": 4, "epochs": 4}
-    settings |= {"precision": "float32", "learning_rate": 0.003, "validate_every": 4}
+    settings |= {"precision": "float32", "learning_rate": 0.002, "validate_every": 4, "batch_normalization": "true"}
     chosen = [f"--set={name}={value}" for name, value in settings.items()]
     assert tool("train")(["nuclei_unet", "--data", "nuclei", "--out", str(run), *chosen]) == 0
     return load_model(run / "best.keras")[0]
