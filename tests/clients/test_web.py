@@ -135,7 +135,8 @@ def test_every_kind_of_file(browse, nuclei_network, tmp_path, name, options):
     path = export_nuclei(tmp_path / name, nuclei_network, LabelSet.load(NUCLEI / "labels.json"), **options)
     agreement = _agreement(browse(path, IMAGES), runtime.load(path), IMAGES)
     print(f"{name}: {agreement:.6f} of the pixels")
-    assert agreement >= 0.9999
+    # With weights alone in 8 bits, the ranges of values are found while running, in another order of sums.
+    assert agreement >= (0.999 if options.get("precision") == "dynamic" else 0.9999)
 
 
 def test_pictures_are_read_as_kseg_reads_them(browse, tmp_path):
