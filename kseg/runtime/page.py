@@ -45,7 +45,7 @@ def write_page(model, folder, title=None, example=None):
     _check_runs_in_browsers(model, card)
     contents = {
         model.name: model.read_bytes(),
-        f"{model.name}.json": Card.path_for(model).read_bytes(),
+        Card.path_for(model).name: Card.path_for(model).read_bytes(),
         **{name: resources.files("kseg.runtime").joinpath("web", name).read_bytes() for name in _OURS},
         "package.json": _json({"private": True, "dependencies": ENGINES[model.suffix]}),
     }
@@ -61,7 +61,7 @@ def write_page(model, folder, title=None, example=None):
         with files.replacing(folder / name) as temporary:
             temporary.write_bytes(content)
     if earlier:
-        for name in {earlier["model"], f"{earlier['model']}.json", earlier["example"]} - {None, *contents}:
+        for name in {earlier["model"], Card.path_for(earlier["model"]).name, earlier["example"]} - {None, *contents}:
             (folder / Path(name).name).unlink(missing_ok=True)
 
 

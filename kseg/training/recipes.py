@@ -119,8 +119,9 @@ def camvid_fcn16s():
 def camvid_fcn32s():
     """CamVid, FCN-32s, which the finer networks start from (Long et al. 2015, section 4.2).
 
-    After 462 steps of 224x224 crops, each from VGG16's own weights, without the drive `train[62:163]`: FCN-32s 0.514,
-    FCN-16s 0.590 and FCN-8s 0.611 mean IoU on val and that drive together (0.868, 0.892, 0.894 pixel accuracy).
+    After 462 steps of 224x224 crops with three blocks frozen, each from VGG16's own weights, without the drive
+    `train[62:163]`: FCN-32s 0.514, FCN-16s 0.590 and FCN-8s 0.611 mean IoU on val and that drive together (pixel
+    accuracy 0.868, 0.892, 0.894).
     """
     return replace(camvid_fcn8s(), model="FCN32s")
 

@@ -57,7 +57,7 @@ class Predictor {
   async indices(image) {
     const target = [image.height, image.width];
     const size = this.sizePx ?? target;
-    if (size[0] * size[1] > LARGEST_PX && !this.sizePx) {
+    if (!this.sizePx && size[0] * size[1] > LARGEST_PX) {
       throw new Error(`${image.width} × ${image.height} pixels are too many at once: shrink the picture`);
     }
     const found = await this.run(resize(rgb(image), target, 3, size), size);
@@ -254,8 +254,9 @@ async function openOnnx(content, card, ort, wasm) {
   return { run, close: () => session.release() };
 }
 
-async function fetched(url) {
-  const answer = await fetch(url, { cache: "no-cache" }); // a file that was exported again has the same name
+/** The answer of the server, asked anew: a file that was exported again has the same name. Throws what went wrong. */
+export async function fetched(url) {
+  const answer = await fetch(url, { cache: "no-cache" });
   if (!answer.ok) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
   return answer;
 }
