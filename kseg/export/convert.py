@@ -254,18 +254,20 @@ def _convert(model, lowered, labels, file, request, calibration):
         external_data={"file": files[1].name, "sha256": sha256_of(files[1])} if len(files) > 1 else None,
         conversion={"seconds": round(seconds, 2), **told},
         calibration=calibration.to_dict() if calibration else None,
-        check=_checked(file, request.resizable) if request.format == "tflite" else None,
+        check=_checked(file, request.resizable, labels) if request.format == "tflite" else None,
     )
     return card, files
 
 
-def _checked(file, resizable):
-    """What the finished .tflite file says of itself, for the card; a file that phones cannot run is refused."""
+def _checked(file, resizable, labels):
+    """What the finished .tflite file says of itself, for the card; a file that phones cannot run is refused, and one
+    that calls its classes by other names. (Of an .onnx file, kseg.runtime compares the names with the card.)"""
     report = inspect(file, run=True)
     if report.flex:
         raise ConversionError(f"{file.name}: needs operators that TFLite has not built in: {', '.join(report.flex)}")
     if report.dynamic and not resizable:
         raise ConversionError(f"{file.name}: leaves sizes open: {', '.join(report.to_dict()['dynamic'])}")
+    tflite.check_labels(file, labels)
     return report.to_dict()
 
 

@@ -528,6 +528,26 @@ def test_a_converter_that_writes_what_phones_cannot_run(older, monkeypatch, writ
         _export(older / "net.tflite")
 
 
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_names_swapped(older, monkeypatch, kind):
+    """The right scores under the wrong names, in what other programs read."""
+    swapped = LabelSet(LABELS.names[::-1], LABELS.colours, LABELS.ignore)
+    if kind == "tflite":
+        honest = convert.tflite.append_labels
+        monkeypatch.setattr(convert.tflite, "append_labels", lambda file, _: honest(file, swapped))
+    else:
+        told, honest = json.dumps(swapped.to_dict()), convert.onnx.write_onnx
+        monkeypatch.setattr(
+            convert.onnx,
+            "write_onnx",
+            lambda network, path, precision, properties, **more: honest(
+                network, path, precision, {**properties, "labels": told}, **more
+            ),
+        )
+    with pytest.raises((ConversionError, InputError), match=f"net.{kind}: .*3, 2, 1, 0"):
+        _export(older / f"net.{kind}")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_of_a_diverged_training(older, value):
     network = _network()

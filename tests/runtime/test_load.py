@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import kseg.runtime.onnx as runtime_onnx
 from kseg import runtime
 from kseg.errors import InputError
 from kseg.export import export
@@ -147,6 +148,22 @@ def test_another_kind_of_model(copied, kind):
         runtime.load(path)
     replace(card, input={**card.input, "dtype": "uint8"}).save(path)
     with pytest.raises(InputError, match=r"another kind of model: the card says input uint8, the file has"):
+        runtime.load(path)
+
+
+def test_large_files_say_the_same(made, monkeypatch):
+    """Their weights are not laid out anew, which takes three times their size in memory."""
+    network, folder = made
+    monkeypatch.setattr(runtime_onnx, "_LARGE_BYTES", 1)
+    scores = runtime.load(folder / "small.onnx")(_photo()[None])
+    np.testing.assert_allclose(scores, network.predict_on_batch(_photo()[None].astype(np.float32)), atol=1e-4)
+
+
+def test_a_card_with_other_names(copied):
+    path = copied / "small.onnx"
+    card = runtime.Card.load(path)
+    replace(card, labels=replace(card.labels, names=card.labels.names[::-1])).save(path)
+    with pytest.raises(InputError, match=r"the card calls its classes 4, 3, .*; the file itself 0, 1"):
         runtime.load(path)
 
 

@@ -2,7 +2,7 @@
 
 import kseg
 from kseg.export.tflite.flatbuffer import write
-from kseg.export.tflite.metadata import append_labels, metadata_buffers
+from kseg.export.tflite.metadata import append_labels, check_labels, metadata_buffers
 from kseg.export.tflite.plain import plain
 from kseg.export.tflite.quantise import layer_names, layers_with_filters, quantise
 from kseg.export.tflite.ranges import measure_ranges
@@ -15,6 +15,7 @@ _BITS = {"int8": 8, "int16x8": 16}
 __all__ = [
     "PRECISIONS",
     "NotLean",
+    "check_labels",
     "convert",
     "finish",
     "layer_names",

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 
 from kseg.errors import InputError
+from kseg.export.errors import ConversionError
 from kseg.export.tflite.flatbuffer import schema
 from kseg.export.tflite.metadata_tables import pack, unpack
 
@@ -88,6 +89,14 @@ def read_metadata(path):
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # the reader of a damaged flatbuffer runs into whatever stands where it looks
         raise InputError(f"{path}: its metadata cannot be read; it is damaged or no TFLite file") from error
+
+
+def check_labels(path, labels):
+    """Raise ConversionError where a .tflite file does not call its classes what `labels` does, in that order."""
+    told, wanted = read_metadata(path), _label_lines(labels).split("\n")
+    if told is None or told["labels"] != wanted:
+        found = "no classes" if told is None or told["labels"] is None else ", ".join(told["labels"])
+        raise ConversionError(f"{path.name}: names {found} as its classes instead of {', '.join(wanted)}")
 
 
 def _image(dtype, runs):
