@@ -111,6 +111,11 @@ def parser(description, examples):
     )
 
 
+def add_skip_bad(parser):
+    """The option to go on without the images that cannot be used."""
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
+
+
 def add_prediction(parser):
     """The options that say how images go through a network."""
     parser.add_argument("--threads", type=int, help="threads of the interpreter")

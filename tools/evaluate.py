@@ -23,6 +23,7 @@ def _arguments(argv):
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores here")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write panels and charts here")
     parser.add_argument("--boundaries", metavar="CLASS", help="score the regions that this class separates: ISBI 2012")
+    cli.add_skip_bad(parser)
     cli.add_prediction(parser)
     return parser.parse_args(argv)
 
@@ -42,6 +43,8 @@ def main(argv=None):
         cli.check_output(args.pictures)
     predictor = evaluation.load_predictor(args.model, **cli.prediction(args))
     source = data.open_source(args.data, args.split)
+    if args.skip_bad:
+        source = data.checked(source, skip_bad=True)
     labels = source.labels
     if note := evaluation.check_classes(predictor.labels, labels):
         print(f"{args.data}: {note}; scores are under the data's names")

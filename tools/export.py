@@ -33,6 +33,7 @@ def _arguments(argv):
     parser.add_argument("--images", type=int, default=32, help="calibrate and verify with at most so many; default: 32")
     parser.add_argument("--float-layers", nargs="+", default=(), metavar="LAYER", help="stay in float in an int8 file")
     parser.add_argument("--check", type=Path, metavar="FILE.tflite", help="only tell what delegates refuse of a file")
+    cli.add_skip_bad(parser)
     args = parser.parse_args(argv)
     if args.check is None and None in (args.model, args.out, args.format):
         parser.error("MODEL.keras, --out and --format are needed, or --check FILE.tflite alone")
@@ -55,7 +56,7 @@ def main(argv=None):
     cli.check_images(args.images)
     model, labels = training.load_model(args.model)
     shown = args.verify or export.bundled(labels)
-    pairs = export.verification(shown, args.splits[1], args.images, labels)
+    pairs = export.verification(shown, args.splits[1], args.images, labels, args.skip_bad)
     if pairs[0][1] is None:
         print(f"{shown} has no masks of the network's classes: it proves the file, but gives no mean IoU")
     size_px = tuple(args.size) if args.size else model.inputs[0].shape[1:3]
@@ -70,7 +71,7 @@ def main(argv=None):
         output=args.output,
         input_dtype=args.input,
         resizable=args.any_size,
-        calibration=export.calibrate(args.calibrate, args.splits[0], args.images) if args.calibrate else None,
+        calibration=args.calibrate and export.calibrate(args.calibrate, args.splits[0], args.images, args.skip_bad),
         verification=pairs,
         verification_data=export.data_name(shown, args.splits[1]),
         float_layers=args.float_layers,

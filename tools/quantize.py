@@ -26,6 +26,7 @@ def _arguments(argv):
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets the file, tables and pictures")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to score with")
     parser.add_argument("--images", type=int, default=32, help="calibrate and score with at most so many; default: 32")
+    cli.add_skip_bad(parser)
     return parser.parse_args(argv)
 
 
@@ -44,9 +45,11 @@ def main(argv=None):
     need("matplotlib", "plots")
     model, labels = training.load_model(args.model)
     source = data.open_source(args.data, args.splits[1])
+    if args.skip_bad:
+        source = data.checked(source, skip_bad=True)
     if other := evaluation.check_classes(labels, source.labels):
         raise InputError(f"{args.data}: {other}")
-    calibration = export.calibrate(args.data, args.splits[0], args.images)
+    calibration = export.calibrate(args.data, args.splits[0], args.images, args.skip_bad)
     pairs = scoring.pairs_to_score(source, calibration, args.images)
     size_px = tuple(args.size) if args.size else model.inputs[0].shape[1:3]
     size_px = pairs[0][0].shape[:2] if None in size_px else size_px

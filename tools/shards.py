@@ -20,7 +20,7 @@ def _arguments(argv):
     parser.add_argument("--name", help="name of the split in DIR2; default: as --split")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR2", help="folder for the shards")
     parser.add_argument("--shards", type=int, default=8, help="number of files, such as 100 MB each; default: 8")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
+    cli.add_skip_bad(parser)
     return parser.parse_args(argv)
 
 

@@ -35,7 +35,7 @@ def _arguments(argv):
     parser.add_argument("--resume", action="store_true", help="go on after the last finished epoch of RUN")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="train once with each seed, in RUN/seed_N")
     parser.add_argument("--boundaries", metavar="CLASS", help="also score the regions that this class separates")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that the scan finds faulty")
+    cli.add_skip_bad(parser)
     cli.add_distribution(parser)
     return parser.parse_args(argv)
 

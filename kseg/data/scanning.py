@@ -175,7 +175,7 @@ def naming_bad_files(source):
             raise
         file, message = problems[0]
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise InputError(f"{file}: {message}{more}") from error
+        raise InputError(f"{file}: {message}{more}; mend it, or leave such images out (--skip-bad)") from error
 
 
 def _undecodable(source):

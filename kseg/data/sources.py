@@ -95,7 +95,10 @@ class Source:
         """The message for a mask of another size than its image."""
         (height, width), (mask_height, mask_width) = image_shape[:2], label_shape[:2]
         image, mask = self.files(index)
-        return f"{mask}: {mask_height}x{mask_width} pixels (height x width), but the image {image} has {height}x{width}"
+        said = f"{mask}: {mask_height}x{mask_width} pixels (height x width), but the image {image} has {height}x{width}"
+        if (mask_height, mask_width) == (width, height):
+            said += "; if that is the image's EXIF orientation, by which kseg turns images upright, turn the mask, too"
+        return said
 
 
 class FileSource(Source):

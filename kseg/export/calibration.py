@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kseg.data import nuclei, open_source, plain_images, read_image, spaced, spread
+from kseg.data import checked, nuclei, open_source, plain_images, read_image, spaced, spread
 from kseg.errors import InputError
 from kseg.runtime.resize import resize
 
@@ -63,33 +63,35 @@ def digest(image):
     return hashlib.sha256(f"{image.shape}{image.dtype}".encode() + image.tobytes()).hexdigest()
 
 
-def calibrate(data, split, most):
+def calibrate(data, split, most, skip_bad=False):
     """A Calibration of at most `most` images of a split, see `choose`; without masks, of evenly spaced ones.
 
     Args:
         data: what `kseg.data.open_source` takes, or a folder of images alone, of which `split` is not used.
+        skip_bad: look through all of it first, and leave out what cannot be read.
     Raises:
-        InputError: there is no such data, or no image in it.
+        InputError: there is no such data, or no image in it, or one cannot be read.
     """
-    images = _photos(data, most) or tuple(choose(open_source(data, split), most))
+    images = _photos(data, most, skip_bad) or tuple(choose(_opened(data, split, skip_bad), most))
     return Calibration(images, data_name(data, split))
 
 
-def verification(data, split, most, labels):
+def verification(data, split, most, labels, skip_bad=False):
     """At most `most` images of a split to prove a file with, spread evenly.
 
     Args:
         data: what `kseg.data.open_source` takes, or a folder of images alone, of which `split` is not used.
         labels: LabelSet of the network.
+        skip_bad: look through all of it first, and leave out what cannot be read.
     Returns:
         [(image uint8 [H, W, 3], label int [H, W])]; None in place of the labels where there are none, or the data has
         other classes, which would give a mean IoU without meaning.
     Raises:
-        InputError: there is no such data, or no image in it.
+        InputError: there is no such data, or no image in it, or one cannot be read.
     """
-    if photos := _photos(data, most):
+    if photos := _photos(data, most, skip_bad):
         return [(image, None) for image in photos]
-    source = open_source(data, split)
+    source = _opened(data, split, skip_bad)
     same = source.labels.names == labels.names
     return [(image, label if same else None) for image, label in spread(source, most)]
 
@@ -113,10 +115,25 @@ def data_name(data, split):
     return str(data) if plain_images(data) else f"{data} {split}"
 
 
-def _photos(data, most):
+def _photos(data, most, skip_bad):
     """At most `most` images of a folder without masks, spread evenly: tuple of uint8 [h, w, 3]."""
     paths = plain_images(data)
+    if skip_bad and paths and not (paths := [path for path in paths if _is_readable(path)]):
+        raise InputError(f"{data}: none of its images can be read")
     return tuple(read_image(paths[place]) for place in spaced(len(paths), most))
+
+
+def _is_readable(path):
+    try:
+        read_image(path)
+    except InputError:
+        return False
+    return True
+
+
+def _opened(data, split, skip_bad):
+    source = open_source(data, split)
+    return checked(source, skip_bad=True) if skip_bad else source
 
 
 def choose(source, most):

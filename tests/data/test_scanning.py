@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from handmade import LABELS, cut, dataset, indices, picture, save
+from PIL import ExifTags, Image
 
 from kseg import data
 from kseg.errors import InputError
@@ -69,6 +70,18 @@ def test_masks_of_0_and_255_are_told_how_to_be_read(tmp_path):
     report = data.scan(data.FileSource(LabelSet.numbered(2), images, masks), progress=False)
     ((_, message),) = report.problems
     assert 'if 255 is class 1: "masks": "colour", "colours": [[0, 0, 0], [255, 255, 255]]' in message
+
+
+def test_a_mask_beside_an_image_that_exif_turns(tmp_path):
+    image, mask = tmp_path / "a.jpg", tmp_path / "a_mask.png"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(picture(24, 30)).save(image, exif=exif)
+    save(mask, indices(24, 30, classes=2))
+    report = data.scan(data.FileSource(LabelSet.numbered(2), [image], [mask]), progress=False)
+    ((_, message),) = report.problems
+    assert "24x30 pixels (height x width), but" in message
+    assert "has 30x24; if that is the image's EXIF orientation" in message
 
 
 def test_what_is_left_without_the_bad_ones(bad_folder):

@@ -71,6 +71,13 @@ def test_all_faults_are_told_together_and_can_be_skipped(data, tmp_path, capsys)
     told = capsys.readouterr().out
     assert "Left out 3 of 6 images" in told
     assert "Left out 1 of 3 images" in told
+    network = str(tmp_path / "run" / "best.keras")
+    assert tool("evaluate")([network, "--data", str(data)]) == 2
+    assert tool("evaluate")([network, "--data", str(data), "--skip-bad"]) == 0
+    assert "(2 images)" in capsys.readouterr().out
+    exported = ["--out", str(tmp_path / "files"), "--format=tflite", "--precision=int8", "--calibrate", str(data)]
+    assert tool("export")([network, *exported, "--verify", str(data)]) == 2
+    assert tool("export")([network, *exported, "--verify", str(data), "--skip-bad"]) == 0
 
 
 def test_a_loss_that_is_no_number(tiny_data, tmp_path, fails):
