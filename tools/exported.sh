@@ -15,7 +15,9 @@ for recipe in nuclei_unet nuclei_unet_mobilenet; do
   else
     say python "$tools/train.py" "$recipe" --data nuclei --out "$out/$recipe"
   fi
-  for kind in int8.tflite float16.tflite int8.onnx float16.onnx; do
+  kinds="int8.tflite float16.tflite"
+  [ "$recipe" = nuclei_unet ] && kinds="$kinds int8.onnx float16.onnx" # the other network is the one for phones
+  for kind in $kinds; do
     say python "$tools/export.py" "$out/$recipe/best.keras" --out "$out" --name "${recipe}_${kind%.*}" \
       --format "${kind#*.}" --precision "${kind%.*}" --size 256 256 --calibrate nuclei --verify nuclei
     files+=("$out/${recipe}_$kind")

@@ -109,7 +109,6 @@ def _agreement(told, predictor, images):
         ("nuclei_unet_mobilenet_float16.tflite", 0.9999),
         ("nuclei_unet_float16.onnx", 0.9999),
         ("nuclei_unet_int8.onnx", 0.9999),
-        ("streets_deeplab_mobilenet_float16.onnx", 0.9999),
     ],
 )
 def test_the_exported_files(browse, name, least):
