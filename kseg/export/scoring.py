@@ -98,9 +98,9 @@ class Maker:
     def __init__(self, lowered, labels, calibration, folder):
         self.card = card_of(lowered.model, labels)
         self._calibration, self._folder = calibration, folder
-        self._plain = self._convert(lowered.model, ())
-        # Ranges that were trained are for int8 alone.
-        self._int8 = self._convert(lowered.model, lowered.ranges) if lowered.ranges else self._plain
+        self._plain = self._convert(lowered.model, (), like_channels=False)
+        # Ranges that were trained, and channels of like size, are for int8 alone.
+        self._int8 = self._convert(lowered.model, lowered.ranges, like_channels=True)
         self.int8_source = self._int8[0]
 
     def make(self, name, precision, float_layers=(), input_dtype=None):
@@ -120,11 +120,11 @@ class Maker:
         card = replace(self.card, file=file.name, precision=precision, input=self.card.input | {"dtype": input_dtype})
         return Predictor(card, open_tflite(file, card, _THREADS)), file.stat().st_size
 
-    def _convert(self, network, trained_ranges):
+    def _convert(self, network, trained_ranges, like_channels):
         """(float Network, {index: range} of its activations, those of them that were trained)."""
         source, _, trained = tflite.convert(network, "logits", trained_ranges)
         images = self._calibration.at_size(self.card.size_px)
-        return source, tflite.measure_ranges(source, images, self._folder) | trained, trained
+        return source, tflite.calibrate(source, images, self._folder, trained, like_channels=like_channels), trained
 
 
 def check_pairs(pairs, calibration):

@@ -14,10 +14,11 @@ def delicate_network(largest=1000.0, gain=1.0):
     """Says "bright" where red is above one half.
 
     A weight of the layer "delicate" is `largest`, on a channel that is always 0. In 8 bits, its filter's scale follows
-    that weight, and the others, of `gain`, become 0. The layers around it bear 8 bits well.
+    that weight, and the others, of `gain`, become 0. A ReLU6, which knows what 6 is, keeps the channels from being
+    brought to like sizes, which would cure it. The layers around it bear 8 bits well.
     """
     image = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(4, 1, activation="relu", name="copy")(image)
+    x = keras.layers.Conv2D(4, 1, activation="relu6", name="copy")(image)
     x = keras.layers.Conv2D(2, 1, activation="relu", name="delicate")(x)
     x = keras.layers.Conv2D(2, 1, name="score")(x)
     network = keras.Model(image, x, name="red")

@@ -1,11 +1,12 @@
 """Keras -> TFLite: built-in operators only, a batch of 1, `image` -> `logits`."""
 
 import kseg
+from kseg.export.tflite.equalise import equalise
 from kseg.export.tflite.flatbuffer import write
 from kseg.export.tflite.metadata import append_labels, check_labels, metadata_buffers
 from kseg.export.tflite.plain import plain
 from kseg.export.tflite.quantise import layer_names, layers_with_filters, quantise
-from kseg.export.tflite.ranges import measure_ranges
+from kseg.export.tflite.ranges import measure_ranges, whole
 from kseg.export.tflite.structure import NotLean, structure
 from kseg.export.tflite.weights import halve, quantise_weights
 
@@ -15,12 +16,12 @@ _BITS = {"int8": 8, "int16x8": 16}
 __all__ = [
     "PRECISIONS",
     "NotLean",
+    "calibrate",
     "check_labels",
     "convert",
     "finish",
     "layer_names",
     "layers_with_filters",
-    "measure_ranges",
     "structure",
     "write_tflite",
 ]
@@ -61,7 +62,8 @@ def write_tflite(
     network, told, trained = convert(model, output, trained_ranges if precision == "int8" else ())
     ranges = None
     if precision in _BITS:
-        ranges = measure_ranges(network, calibration.at_size(model.input_shape[1:3]), path.parent) | trained
+        images = calibration.at_size(model.input_shape[1:3])
+        ranges = calibrate(network, images, path.parent, trained, like_channels=precision == "int8")
     if labels is not None:
         pixels = input_dtype if precision in _BITS else model.inputs[0].dtype
         network.metadata |= metadata_buffers(
@@ -93,10 +95,27 @@ def convert(model, output="logits", trained_ranges=()):
     return network, told, trained
 
 
+def calibrate(network, images, folder, trained=None, *, like_channels=True):
+    """The ranges of a float Network's activations, {index: (least, greatest)}.
+
+    Args:
+        network: Network in float32.
+        images: iterable of float32 [1, H, W, 3].
+        folder: where a file may lie for the time.
+        trained: {index: (least, greatest)}, ranges that are taken as they are; the network is then left as it is.
+        like_channels: bring the channels to like sizes first (see `kseg.export.tflite.equalise`), which changes
+            the network's weights.
+    """
+    ranges = measure_ranges(network, images, folder)
+    if like_channels and not trained:
+        ranges = equalise(network, ranges)
+    return whole(ranges) | (trained or {})
+
+
 def finish(network, path, precision, *, ranges=None, fixed=(), input_dtype="uint8", float_layers=()):
     """Bring a float Network to a precision, in place, and write it.
 
-    `ranges`: from `measure_ranges`, for integers; those whose index is in `fixed` were trained.
+    `ranges`: from `calibrate`, for integers; those whose index is in `fixed` were trained.
     """
     if precision == "float16":
         halve(network)

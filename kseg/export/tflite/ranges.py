@@ -21,7 +21,8 @@ def measure_ranges(network, images, folder):
         images: iterable of float32 [1, H, W, 3].
         folder: where its file may lie for the time.
     Returns:
-        {index of a tensor: (least, greatest)} for every float32 activation. The image always reaches from 0 to 255.
+        {index of a tensor: (least, greatest) of each channel, float32 [channels] twice} for every float32 activation.
+        The image always reaches from 0 to 255.
     Raises:
         CheckError: an activation is not finite.
     """
@@ -29,19 +30,26 @@ def measure_ranges(network, images, folder):
     watched = []
     for operator in network.operators:
         watched += [i for i in operator.outputs if network.tensors[i].type == schema.TensorType.FLOAT32]
-    ranges = {image: (0.0, 255.0)}
+    channels = network.tensors[image].shape[-1]
+    ranges = {image: (np.zeros(channels, np.float32), np.full(channels, 255, np.float32))}
     with tempfile.TemporaryDirectory(dir=folder) as own:
         file = Path(own, "calibration.tflite")
         write(_watching(network, watched), file)
         interpreter = need("ai_edge_litert.interpreter", "tflite").Interpreter(str(file), num_threads=2)
         for pixels in images:
             for index, value in zip(watched, _run(interpreter, pixels), strict=True):
+                values = value.reshape(-1, value.shape[-1] if value.ndim else 1)
                 low, high = ranges.get(index, (np.inf, -np.inf))
-                ranges[index] = (np.minimum(low, value.min()), np.maximum(high, value.max()))  # NaN stays
-    for index, limits in ranges.items():
-        if not np.isfinite(limits).all():
-            raise CheckError(f"calibration: {network.tensors[index].name} computes {limits[0]} to {limits[1]}")
-    return {index: (float(low), float(high)) for index, (low, high) in ranges.items()}
+                ranges[index] = (np.minimum(low, values.min(0)), np.maximum(high, values.max(0)))  # NaN stays
+    for index, (low, high) in whole(ranges).items():
+        if not np.isfinite([low, high]).all():
+            raise CheckError(f"calibration: {network.tensors[index].name} computes {low} to {high}")
+    return ranges
+
+
+def whole(ranges):
+    """{index: (least, greatest)} over all channels together, as numbers."""
+    return {index: (float(low.min()), float(high.max())) for index, (low, high) in ranges.items()}
 
 
 def _watching(network, watched):
