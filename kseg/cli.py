@@ -137,7 +137,7 @@ def prediction(args):
 
 def plain_name(text):
     """The type of an argument that names a file in a folder that another argument gives."""
-    if Path(text).name != text:
+    if not text or Path(text).name != text or text == "..":
         raise argparse.ArgumentTypeError(f"must be a name without folders. Received: {text}")
     return text
 

@@ -8,7 +8,6 @@ from kseg import cli
 
 EXAMPLES = """
 python tools/export.py runs/nuclei/best.keras --out runs/export --format tflite --size 256 256
-python tools/export.py best.keras --out exported --format tflite --precision int8 --calibrate DIR --verify DIR
 python tools/export.py best.keras --out exported --format tflite --precision int8 --calibrate photos --verify others
 python tools/export.py best.keras --out exported --format onnx --any-size --verify DIR
 python tools/export.py --check anyones.tflite
@@ -25,8 +24,9 @@ def _arguments(argv):
     parser.add_argument("--precision", default="float32", choices=kinds, help="ONNX: float32, float16, int8")
     parser.add_argument("--output", default="logits", choices=("logits", "probabilities", "labels"))
     parser.add_argument("--input", choices=("float32", "uint8"), help="default: uint8 for int8 .tflite, else float32")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to verify with")
-    parser.add_argument("--any-size", action="store_true", help="keep height and width open; slower on phones")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the first image to verify with")
+    sizes.add_argument("--any-size", action="store_true", help="keep height and width open; slower on phones")
     parser.add_argument("--calibrate", metavar="DATA", help="for int8 and int16x8: images like those it will see")
     parser.add_argument("--verify", metavar="DATA", help="also images alone; for nuclei, the bundled ones need no word")
     parser.add_argument("--splits", nargs=2, default=("train", "val"), metavar=("CALIBRATE", "VERIFY"))
@@ -37,8 +37,6 @@ def _arguments(argv):
     args = parser.parse_args(argv)
     if args.check is None and None in (args.model, args.out, args.format):
         parser.error("MODEL.keras, --out and --format are needed, or --check FILE.tflite alone")
-    if args.any_size and args.size:
-        parser.error("--size and --any-size exclude each other")
     return args
 
 
@@ -83,7 +81,8 @@ def main(argv=None):
     if card.check:
         told = {True: "taken whole", False: "taken in part", None: "unknown"}[card.check["fully_accelerated"]]
         print(cli.as_called(f"  CPU delegate: {told}; the others: python tools/export.py --check {named}"))
-    print(cli.as_called(f"Next: python tools/predict.py {named} YOUR_IMAGE"))
+    if len(labels) > 1:  # of one class, a picture would need a threshold
+        print(cli.as_called(f"Next: python tools/predict.py {named} YOUR_IMAGE"))
     return 0
 
 

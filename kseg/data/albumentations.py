@@ -17,6 +17,9 @@ class Albumentations:
     The result depends on the seed only. albumentations keeps its random state inside the Compose, so each thread
     works on a copy of its own, seeded anew for each sample.
 
+    Where a transform resizes, give it `mask_interpolation=cv2.INTER_NEAREST_EXACT`: by default masks are taken from
+    pixels up to half a pixel beside those of the image.
+
     Args:
         compose: `albumentations.Compose`. Its result must have the size that the pipeline wants, for instance by
             `A.RandomCrop(h, w, pad_if_needed=True, fill_mask=ignore)` at its end.
@@ -100,7 +103,11 @@ def like_native(crop_px, *, scales, flips, brightness, contrast, saturation, ign
     # The window is cut out before it is enlarged, which costs half of zooming the whole image.
     steps = [
         library.PadIfNeeded(*largest, position="random", **padding),
-        library.RandomSizedCrop(heights, (height, width), w2h_ratio=width / height, p=1.0),
+        # OpenCV's other nearest neighbour counts from the pixels' corners, where the image counts from their centres:
+        # masks would lie up to 0.6 pixels beside their images.
+        library.RandomSizedCrop(
+            heights, (height, width), w2h_ratio=width / height, mask_interpolation=cv2.INTER_NEAREST_EXACT, p=1.0
+        ),
     ]
     if flips == "all" and crop_px[0] == crop_px[1]:
         steps.append(library.D4(p=1.0))

@@ -156,12 +156,27 @@ def image_size(path):
     return (width, height) if turned else (height, width)
 
 
+def _refuse_stack(image, path):
+    """A TIFF may hold all slices of a volume, of which one would count. Those of other sizes are previews."""
+    pages = image.n_frames if image.format == "TIFF" else 1
+    if pages < 2:
+        return
+    sizes = []
+    for page in range(pages):
+        image.seek(page)
+        sizes.append(image.size)
+    image.seek(0)
+    if (alike := sizes.count(sizes[0])) > 1:
+        raise InputError(f"{path}: holds {alike} pictures, of which one would count; save each as a file of its own")
+
+
 def _decode(path, contents):
     """Fully decoded Pillow image, upright."""
     try:
         with Image.open(path if contents is None else io.BytesIO(contents)) as image:
             # Before decoding: Pillow adds what follows the pixels, which the header check does not look at.
             turn = orientation(image.info.get("exif"))
+            _refuse_stack(image, path)
             image.load()
             if turn not in _UPRIGHT:
                 return image

@@ -165,7 +165,9 @@ def folder(path, split=None):
     images = _by_stem(images_folder, IMAGE_SUFFIXES)
     masks = _named_as(images, _by_stem(masks_folder, _MASK_SUFFIXES))
     if not images:
-        raise InputError(f"{images_folder}: no images in it")
+        deeper = any(path.is_dir() and images_in(path) for path in images_folder.iterdir())
+        hint = "; those in its folders do not count, let all lie in it" if deeper else ""
+        raise InputError(f"{images_folder}: no images in it{hint}")
     stems = sorted(images)
     orphans = [(str(masks[stem]), "mask without an image") for stem in sorted(set(masks) - set(images))]
     wanted = [masks.get(stem, masks_folder / f"{stem}.png") for stem in stems]
@@ -257,7 +259,8 @@ def _listed(known):
 def _named_as(images, masks):
     """Masks by the names of their images, which may lack what all names of masks end in."""
     for mask in [] if set(images) & set(masks) else sorted(masks)[:20]:  # the first may have no image
-        for image in filter(mask.startswith, images):
+        # The longest first: of cat.png and cat_b.png, cat_b_mask.png is the latter's.
+        for image in sorted(filter(mask.startswith, images), key=len, reverse=True):
             ending = mask.removeprefix(image)
             if ending[0] in "_-. " and all(name.endswith(ending) for name in masks):
                 return {name.removesuffix(ending): path for name, path in masks.items()}

@@ -8,6 +8,7 @@ from keras import ops
 
 from kseg.errors import CheckError, InputError, one_line
 from kseg.lowering import gives_probabilities
+from kseg.lowering.graph import check_functional, plain_ends
 from kseg.metrics import first_largest
 from kseg.runtime import windows
 from kseg.training.checkpoint import load_model
@@ -41,11 +42,13 @@ class KerasPredictor:
     size_px = None
 
     def __init__(self, model, labels):
+        check_functional(model)
         self.labels = labels
         self.kind = "probabilities" if gives_probabilities(model) else "logits"
-        self.model = keras.Model(model.input, model.output, name=model.name)  # the user's stays compiled as it is
+        given, scores = plain_ends(model)
+        self.model = keras.Model(given, scores, name=model.name)  # the user's stays compiled as it is
         # The scores of a street scene of 21 classes are 84 times its classes: these are found where the scores are.
-        self._labeller = keras.Model(model.input, _Classes(dtype="float32")(model.output))
+        self._labeller = keras.Model(given, _Classes(dtype="float32")(scores))
         for compiled in (self.model, self._labeller):
             # On TensorFlow, Keras would let XLA compile a model that was never compiled, anew for every image size.
             compiled.jit_compile = keras.backend.backend() == "jax"

@@ -12,6 +12,8 @@ from kseg.files import replacing
 
 _WRONG = (220, 30, 30)
 _TITLE_PX, _GAP_PX, _SAMPLE_PX = 18, 4, 360
+# With hundreds of classes a chart that grew with them would take gigabytes.
+_WIDEST_IN, _NAMED_CLASSES = 30.0, 60
 _TITLES = ("image", "truth", "prediction", "errors")
 
 
@@ -146,22 +148,25 @@ def _legend(labels):
 
 def save_iou_chart(scores, labels, path):
     """Write a bar chart of IoU per class, in the classes' colours, with the mean as a line."""
-    figure, axes = _figure(width=max(4.0, 1.6 + 0.6 * len(labels)), height=3.6)
+    figure, axes = _figure(width=min(max(4.0, 1.6 + 0.6 * len(labels)), _WIDEST_IN), height=3.6)
     values = [scores.iou[name] for name in labels.names]
     colours = [tuple(v / 255 for v in colour) for colour in labels.colours]
     axes.bar(list(map(_as_text, labels.names)), [v or 0.0 for v in values], color=colours, edgecolor="0.3")
     for position, value in enumerate(values):
         text = "absent" if value is None else f"{value:.2f}"
-        axes.text(position, (value or 0.0) + 0.01, text, ha="center", fontsize=8)
+        if len(labels) <= _NAMED_CLASSES:
+            axes.text(position, (value or 0.0) + 0.01, text, ha="center", fontsize=8)
     axes.axhline(scores.mean_iou, color="0.4", linestyle="--", linewidth=1)
     axes.set(ylim=(0, 1.08), ylabel="IoU", title=f"mean IoU {scores.mean_iou:.3f} over {scores.images} images")
     axes.tick_params(axis="x", rotation=45 if len(labels) > 4 else 0)
+    if len(labels) > _NAMED_CLASSES:
+        axes.tick_params(axis="x", rotation=90, labelsize=max(2, 600 // len(labels)))
     _save(figure, path)
 
 
 def save_confusion_chart(scores, labels, path):
     """Write the confusion matrix, each row as shares of its true class."""
-    side = max(4.0, 1.8 + 0.5 * len(labels))
+    side = min(max(4.0, 1.8 + 0.5 * len(labels)), _WIDEST_IN / 2)
     figure, axes = _figure(width=side, height=side)
     counts = np.array(scores.confusion_matrix, np.float64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -170,10 +175,11 @@ def save_confusion_chart(scores, labels, path):
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    ticks = range(len(labels))
-    names = list(map(_as_text, labels.names))
-    axes.set_xticks(ticks, names, rotation=90)
-    axes.set_yticks(ticks, names)
+    if len(labels) <= _NAMED_CLASSES:  # beyond it, matplotlib's own choice of numbers
+        ticks = range(len(labels))
+        names = list(map(_as_text, labels.names))
+        axes.set_xticks(ticks, names, rotation=90)
+        axes.set_yticks(ticks, names)
     axes.set(xlabel="predicted", ylabel="true", title="share of each true class")
     _save(figure, path)
 

@@ -28,6 +28,8 @@ class Calibration:
     def __post_init__(self):
         if not self.images:
             raise InputError("8 bits need images for calibration, and there are none: give some (--calibrate DATA)")
+        for image in self.images:
+            check_image(image, "calibration")
         greatest = max(float(np.max(image)) for image in self.images)
         if not greatest > 1.0:  # NaN too
             raise InputError(
@@ -55,6 +57,17 @@ class Calibration:
         """For the card: {"data", "images", "sha256" of the images' own hashes in order}."""
         together = hashlib.sha256("".join(self._digests).encode()).hexdigest()
         return {"data": str(self.data), "images": len(self.images), "sha256": together}
+
+
+def check_image(image, argument):
+    """Raise InputError unless `image` is numbers [H, W, 3]."""
+    try:
+        array = np.asarray(image)
+    except ValueError:  # of parts that do not fit together, such as (image, label)
+        array = np.asarray(None)
+    if array.dtype.kind not in "uif" or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        told = f"{array.dtype} {array.shape}" if array.ndim else type(image).__name__
+        raise InputError(f"an image of `{argument}` must be uint8 or float [H, W, 3] in 0..255. Received: {told}")
 
 
 def digest(image):

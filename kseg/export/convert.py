@@ -19,7 +19,7 @@ from kseg import runtime
 from kseg.data import Source
 from kseg.errors import InputError, need
 from kseg.export import onnx, tflite
-from kseg.export.calibration import Calibration
+from kseg.export.calibration import Calibration, check_image
 from kseg.export.errors import ConversionError
 from kseg.export.inspect import inspect
 from kseg.export.parity import check_lowered, check_parity
@@ -32,6 +32,8 @@ PRECISIONS = {"tflite": tflite.PRECISIONS, "onnx": onnx.PRECISIONS}
 _MAKERS = {"tflite": ("tensorflow-cpu", "tensorflow", "ai-edge-litert"), "onnx": ("tf2onnx", "onnx", "onnxruntime")}
 # Precisions whose activations are integers, so that their scales must be calibrated.
 CALIBRATED = ("int8", "int16x8")
+# In bytes, on all usual file systems.
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def export(
         ParityError: the file says something else than the model.
     """
     path = Path(path)
+    float_layers, skip = ((each,) if isinstance(each, str) else each for each in (float_layers, skip))
     input_dtype = input_dtype or ("uint8" if (format, precision) == ("tflite", "int8") else "float32")
     request = _Request(format, precision, size_px, output, input_dtype, resizable, tuple(float_layers), tuple(skip))
     _check_request(request, path)
@@ -114,6 +117,7 @@ def export(
     first = next(pairs, None)
     if first is None:
         raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
+    _refuse_scaled(first[0], path)
     # Before the converters, which crash on some networks that compute NaN.
     scores = check_lowered(model, rounding, first[0], output)
     if reference is not rounding:
@@ -154,6 +158,8 @@ def _check_request(request, path):
         raise InputError("`float_layers` are for int8 .tflite files")
     if path.suffix != f".{request.format}":
         raise InputError(f"{path}: a {request.format} file must end in .{request.format}")
+    if len(os.fsencode(f"{path.name}.json")) > _LONGEST_NAME:
+        raise InputError(f"{path.name[:40]}...: too long a name for a file and its card")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; a file is to be written")
     check_converter(request.format)
@@ -200,6 +206,15 @@ def _refuse_hidden_probabilities(model, scores):
         )
 
 
+def _refuse_scaled(image, path):
+    greatest = np.max(image)
+    if np.asarray(image).dtype.kind == "f" and 0 < greatest <= 1:  # a dark image would hold integers
+        raise InputError(
+            f"{path.name}: the images to check it with reach up to {greatest:.3g}: pixels are wanted in 0..255, not "
+            f"scaled to 0..1"
+        )
+
+
 def _lowered_alike(model, network, pairs):
     for image, label in pairs:
         check_lowered(model, network, image, "labels")
@@ -213,6 +228,9 @@ def _kept_apart(verification, calibration):
         if not (isinstance(pair, list | tuple) and len(pair) == 2):
             raise InputError("`verification` must be a source of kseg.data, or (image, label or None) for each image")
         image, label = pair
+        check_image(image, "verification")
+        if label is not None and np.ndim(label) != 2:
+            raise InputError(f"a mask of `verification` must be [H, W]. Received: {np.shape(label)}")
         if calibration:
             calibration.refuse_shared(image)
         yield image, label

@@ -3,7 +3,7 @@
 from kseg.layers.convolution import Conv2D, Conv2DTranspose
 from kseg.layers.initializers import BilinearInitializer
 from kseg.layers.normalization import BatchNormalization
-from kseg.layers.preprocess import Preprocess
+from kseg.layers.preprocess import Preprocess, Subtract
 from kseg.layers.quantisation import (
     QUANTIZED,
     FakeQuantize,
@@ -33,4 +33,5 @@ __all__ = [
     "QuantizedDepthwiseConv2D",
     "RoundToStep",
     "RoundedImage",
+    "Subtract",
 ]

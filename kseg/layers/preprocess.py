@@ -12,6 +12,26 @@ MODES = ("caffe", "tf", "unit")
 
 
 @keras.saving.register_keras_serializable("kseg")
+class Subtract(keras.layers.Layer):
+    """float32 [B, H, W, C] - [C]: what the lowering leaves of a preprocessing.
+
+    Args:
+        offset: C numbers.
+    """
+
+    def __init__(self, offset, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        offset = np.asarray(offset, np.float32)
+        self.offset = offset[:1] if (offset == offset[0]).all() else offset
+
+    def call(self, images):
+        return ops.subtract(images, self.offset)
+
+    def get_config(self):
+        return {**super().get_config(), "offset": self.offset.tolist()}
+
+
+@keras.saving.register_keras_serializable("kseg")
 class Preprocess(keras.layers.Layer):
     """Normalises images, always in float32: bfloat16 would round the mean 123.68 to 123.5.
 

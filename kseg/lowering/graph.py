@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from kseg import layers
-from kseg.errors import InputError
+from kseg.errors import InputError, one_line
 
 _PREDICTS_LIKE = {
     layers.BatchNormalization: keras.layers.BatchNormalization,
@@ -144,7 +144,17 @@ def check_functional(model):
         told = type(model).__name__
         if getattr(model, "inputs", None):
             told += ", whose call() is its own"
+        elif isinstance(model, keras.Sequential):
+            told += " that has no input yet: let keras.Input((height, width, 3)) come first"
         raise ValueError(f"`model` must be a functional or sequential Keras model. Received: {told}")
+
+
+def plain_ends(model):
+    """A functional or sequential model of one input and one output -> (its input, its output), Keras tensors.
+
+    However they were declared: alone, in a list or in a dict; a sequential model tells `input` only once called.
+    """
+    return model.inputs[0], model.outputs[0]
 
 
 def read(model):
@@ -274,10 +284,16 @@ def _is_float32(operation):
 
 def _float32_copy(layer, name):
     """A new layer of the same configuration, without weights yet, that computes in float32."""
-    config = float32_config(layer.get_config()) | {"name": name}
-    if isinstance(layer, keras.layers.Lambda):  # its code comes from this process, not from a file
-        return type(layer).from_config(config, safe_mode=False)
-    return type(layer).from_config(config)
+    try:
+        config = float32_config(layer.get_config()) | {"name": name}
+        if isinstance(layer, keras.layers.Lambda):  # its code comes from this process, not from a file
+            return type(layer).from_config(config, safe_mode=False)
+        return type(layer).from_config(config)
+    except (NotImplementedError, TypeError) as error:
+        raise InputError(
+            f"{layer.name}: a {type(layer).__name__} cannot be copied to float32 ({one_line(error)}); give it a "
+            f'get_config() that its __init__ takes, or make it with dtype="float32"'
+        ) from error
 
 
 def _renamed(operation, name):

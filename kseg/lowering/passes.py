@@ -9,7 +9,7 @@ from keras import layers as keras_layers
 from keras import ops
 
 from kseg.errors import need
-from kseg.layers import BilinearInitializer, BilinearUpsampling, CropLike, PadToStride, Preprocess
+from kseg.layers import BilinearInitializer, BilinearUpsampling, CropLike, PadToStride, Preprocess, Subtract
 from kseg.layers.preprocess import IMAGENET_MEAN
 from kseg.lowering.graph import float32_config
 
@@ -140,21 +140,6 @@ def fold_preprocessing(graph):
             step.replace(Subtract(offset, name=step.name))
         elif len(step.inputs) == 1:
             graph.remove(step)
-
-
-class Subtract(keras.Layer):
-    """float32 [B, H, W, C] - [C]."""
-
-    def __init__(self, offset, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        offset = np.asarray(offset, np.float32)
-        self.offset = offset[:1] if (offset == offset[0]).all() else offset
-
-    def call(self, images):
-        return ops.subtract(images, self.offset)
-
-    def get_config(self):
-        return {**super().get_config(), "offset": self.offset.tolist()}
 
 
 def _preprocessing(step):

@@ -15,9 +15,10 @@ from kseg.layers import (
     QuantizedAdd,
     RoundedImage,
     RoundToStep,
+    Subtract,
 )
 from kseg.lowering.graph import Step, Value, build, float32_config, read
-from kseg.lowering.passes import TRAINING_ONLY, Subtract, fold_batch_normalization, fold_preprocessing, is_bilinear
+from kseg.lowering.passes import TRAINING_ONLY, fold_batch_normalization, fold_preprocessing, is_bilinear
 
 # They pick or move values, which keep their step; in prediction, some do nothing.
 _MOVES = (
@@ -112,10 +113,14 @@ class _Rounding:
         graph.redirect(graph.image, rounded)
         graph.steps.insert(0, Step(RoundedImage(name="rounded_image"), (graph.image,), {}, [rounded]))
         self._give_step(graph.steps[0])
-        for step in graph.users(rounded):
-            if step.is_a(Subtract):
-                step.replace(RoundedImage(step.operation.offset, name=step.name))
-                self._give_step(step)
+        pixels = [rounded]
+        for value in pixels:
+            for step in graph.users(value):
+                if step.is_a(Subtract):
+                    step.replace(RoundedImage(step.operation.offset, name=step.name))
+                    self._give_step(step)
+                elif step.is_a(*TRAINING_ONLY):
+                    pixels.append(step.output)
 
     def _give_step(self, step):
         """Let a step give the size of its result's steps as its second output."""

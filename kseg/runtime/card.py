@@ -104,7 +104,7 @@ class Card:
             right = right and kind in ("logits", "probabilities", "labels")
             scores = [1, height, width] if kind == "labels" else [1, height, width, classes]
             right = right and list(self.output["shape"]) == scores
-            right = right and (not self.external_data or {"file", "sha256"} <= set(self.external_data))
+            right = right and (not self.external_data or _names_a_file(self.external_data))
             details = (self.parity, self.conversion, self.calibration, self.check)
             right = right and all(detail is None or isinstance(detail, dict) for detail in details)
         except (KeyError, TypeError, ValueError):
@@ -140,3 +140,9 @@ def _check_content(path, expected):
             f"{path}: is not the file that its card describes (sha256 {found[:12]}, card {str(expected)[:12]}): "
             f"it was cut short or changed. Copy both again, or {_CURE}"
         )
+
+
+def _names_a_file(external):
+    """Whether a card's `external_data` names a file beside the card, and that file's sha256."""
+    file, digest = external["file"], external["sha256"]
+    return isinstance(file, str) and isinstance(digest, str) and Path(file).name == file not in ("", "..")

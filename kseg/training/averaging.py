@@ -35,11 +35,26 @@ def averaged(model):
 
 
 class AveragedWeights(keras.callbacks.Callback):
-    """Validates the moving average of the weights, where the optimizer keeps one (`use_ema`); for `fit(callbacks=)`."""
+    """Validates the moving average of the weights, where the optimizer keeps one (`use_ema`); for `fit(callbacks=)`.
+
+    After a validation that was interrupted the model is left with the average; the next `fit` with this very callback
+    gives it its own weights back first.
+    """
+
+    _average = None
+
+    def on_train_begin(self, logs=None):
+        self._restore()
 
     def on_test_begin(self, logs=None):
+        self._restore()
         self._average = averaged(self.model)
         self._average.__enter__()
 
     def on_test_end(self, logs=None):
-        self._average.__exit__(None, None, None)
+        self._restore()
+
+    def _restore(self):
+        average, self._average = self._average, None
+        if average is not None:
+            average.__exit__(None, None, None)

@@ -16,7 +16,7 @@ import kseg.layers  # noqa: F401  registers the classes that a saved model names
 from kseg.errors import InputError, one_line
 from kseg.files import replacing
 from kseg.labels import LabelSet
-from kseg.lowering.graph import check_functional
+from kseg.lowering.graph import check_functional, plain_ends
 from kseg.training import archive
 
 _LABELS, _STATE = "labels.json", "training.json"
@@ -45,7 +45,8 @@ def save_model(model, path, labels, state=None, include_optimizer=False):
     _check_number(model.outputs[0].shape[-1], labels, path)
     if not include_optimizer:
         # The same layers in a model that was never compiled: `.keras` files always hold the optimizer of one that was.
-        model = keras.Model(model.input, model.output, name=model.name)
+        ends = plain_ends(model) if isinstance(model, keras.Sequential) else (model.input, model.output)
+        model = keras.Model(*ends, name=model.name)
     with replacing(path) as temporary:
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as members:

@@ -146,6 +146,10 @@ class Recipe:
             raise InputError(
                 f"recipe field `label_smoothing` must be at least 0 and below 1. Received: {self.label_smoothing}"
             )
+        if self.label_smoothing and "cross_entropy" not in self.loss:
+            raise InputError(
+                f"recipe field `label_smoothing` works with cross_entropy. Received: {', '.join(self.loss)}"
+            )
         if len(set(self.auxiliary)) < len(self.auxiliary):
             raise InputError(f"recipe field `auxiliary` must name each layer once. Received: {self.auxiliary}")
         if not self.loss:

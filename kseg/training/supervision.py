@@ -6,6 +6,7 @@ import keras
 from keras import layers, ops
 
 from kseg.layers import Conv2D, PadToStride
+from kseg.lowering.graph import plain_ends
 
 _PROBE_PX = 1024  # a size that every stride divides, for networks of any size
 
@@ -101,7 +102,7 @@ def deeply_supervised(network, at, weight=0.4):
         scores = Conv2D(classes, 1, **options)(features)
         named = {"dtype": "float32", "name": f"auxiliary_{name}_logits"}
         outputs.append(AuxiliaryScores(_cell_px(network, features), float(weight), **named)(scores))
-    return DeeplySupervised(network.input, outputs, name=network.name)
+    return DeeplySupervised(plain_ends(network)[0], outputs, name=network.name)
 
 
 def prediction_model(model):
@@ -126,8 +127,8 @@ def _cell_px(network, features):
     _, *sides, channels = network.inputs[0].shape
     sides = [side or _PROBE_PX for side in sides]
     image = keras.KerasTensor((1, *sides, channels))
-    probe = keras.Model(network.input, [network.outputs[0], features])
-    logits, cells = probe.compute_output_spec(keras.tree.map_structure(lambda _: image, network.input))
+    given, logits = plain_ends(network)
+    logits, cells = keras.Model(given, [logits, features]).compute_output_spec(image)
     if list(logits.shape[1:3]) != sides:
         raise ValueError(
             f'`network` must give logits of the size of the image (padding="same"). Received: {network.name}, '

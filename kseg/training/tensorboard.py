@@ -12,6 +12,8 @@ from kseg.metrics import ConfusionMatrix
 from kseg.training.averaging import averaged
 
 _CELL_PX = 34
+# Of a matrix of many classes the cells shrink, and below this size hold no numbers.
+_LARGEST_PX, _WRITTEN_PX = 1500, 20
 _BLUE = np.array((21, 84, 150))
 
 
@@ -94,18 +96,24 @@ def confusion_picture(matrix, names):
     canvas = Image.new("RGB", (10, 10))
     left = 12 + int(max(ImageDraw.Draw(canvas).textlength(title) for title in titles))
     top = 20
-    canvas = Image.new("RGB", (left + _CELL_PX * len(names) + 4, top + _CELL_PX * len(names) + 4), "white")
+    cell = max(1, min(_CELL_PX, _LARGEST_PX // len(names)))
+    written = cell >= _WRITTEN_PX  # else there is room for the colours alone
+    left = left if written else 4
+    canvas = Image.new("RGB", (left + cell * len(names) + 4, top + cell * len(names) + 4), "white")
     draw = ImageDraw.Draw(canvas)
     for row, title in enumerate(titles):
-        middle = top + _CELL_PX * row + _CELL_PX // 2
-        draw.text((left - 6, middle), title, fill="black", anchor="rm")
-        draw.text((left + _CELL_PX * row + _CELL_PX // 2, top - 10), str(row), fill="black", anchor="mm")
+        middle = top + cell * row + cell // 2
+        if written:
+            draw.text((left - 6, middle), title, fill="black", anchor="rm")
+            draw.text((left + cell * row + cell // 2, top - 10), str(row), fill="black", anchor="mm")
         for column, share in enumerate(shares[row]):
-            corner = (left + _CELL_PX * column, top + _CELL_PX * row)
+            corner = (left + cell * column, top + cell * row)
             colour = tuple(int(v) for v in 255 + share * (_BLUE - 255))
-            draw.rectangle((*corner, corner[0] + _CELL_PX - 2, corner[1] + _CELL_PX - 2), fill=colour)
-            text = (corner[0] + _CELL_PX // 2, middle)
-            draw.text(text, f"{100 * share:.0f}", fill="white" if share > 0.5 else "black", anchor="mm")
+            gap = 2 if written else 1
+            draw.rectangle((*corner, corner[0] + cell - gap, corner[1] + cell - gap), fill=colour)
+            if written:
+                text = (corner[0] + cell // 2, middle)
+                draw.text(text, f"{100 * share:.0f}", fill="white" if share > 0.5 else "black", anchor="mm")
     return np.asarray(canvas)
 
 

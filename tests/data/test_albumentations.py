@@ -10,6 +10,7 @@ import tensorflow as tf
 from handmade import LABELS, dataset, indices, picture
 
 from kseg import data
+from kseg.labels import LabelSet
 
 albumentations = pytest.importorskip("albumentations")
 
@@ -134,3 +135,23 @@ def test_the_equivalent_of_our_own_settings(flips, ignore):
         assert 0 <= image.min() <= image.max() <= 255
         seen |= set(np.unique(label))
     assert seen == ({0, 1, 2, 255} if ignore else {int(index) for index in np.unique(LABEL)})
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.75, 0.75), (1.5, 1.5), (0.75, 1.5)])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_mask_lies_where_its_image_does(scales, ours):
+    """Image and mask both hold the column that each pixel comes from."""
+    columns = np.tile(np.arange(120), (120, 1)).astype(np.int32)
+    image = np.repeat(2 * columns[..., None], 3, 2).astype(np.uint8)
+    labels = LabelSet(tuple(map(str, range(120))), tuple((index, 0, 0) for index in range(120)), ignore=255)
+    settings = {"scales": scales, "flips": "none", "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    if not ours:
+        settings = {"transforms": [data.like_native((64, 64), **settings, ignore=255)]}
+    batches = data.training_batches(data.arrays([image], [columns], labels), (64, 64), 2, epochs=20, **settings)
+    apart = []
+    for images, masks in batches.as_numpy_iterator():
+        seen = images[..., 0] / 2
+        known = (masks > 2) & (masks < 117) & (seen > 2) & (seen < 117)  # away from the sides, and not filled up
+        apart.append((masks - seen)[known])
+    assert abs(np.concatenate(apart).mean()) < 0.1
+    assert abs(np.concatenate(apart)).mean() < 0.35

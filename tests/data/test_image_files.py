@@ -313,6 +313,15 @@ def test_damaged_images_are_named(name, tmp_path):
         _in_tf([path], [mask])
 
 
+def test_the_slices_of_a_tiff_are_not_dropped(tmp_path):
+    first, *others = (Image.fromarray(picture(20, 24)) for _ in range(5))
+    first.save(tmp_path / "volume.tif", save_all=True, append_images=others)
+    with pytest.raises(InputError, match=r"volume.tif: holds 5 pictures, of which one would count"):
+        read_image(tmp_path / "volume.tif")
+    first.save(tmp_path / "preview.tif", save_all=True, append_images=[first.resize((6, 5))])
+    np.testing.assert_array_equal(read_image(tmp_path / "preview.tif"), np.asarray(first))
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.png: no such file"):
         read_image(tmp_path / "none.png")

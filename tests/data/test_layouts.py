@@ -67,6 +67,20 @@ def test_masks_whose_names_end_in_more(tmp_path):
     assert source.files(0)[1] != data.open_source(tmp_path, "train").files(0)[1]
 
 
+def test_a_mask_goes_to_the_image_whose_name_it_begins_with_longest(tmp_path):
+    dataset(tmp_path, names=("cat", "cat_b"))
+    (tmp_path / "masks/train/cat.png").unlink()
+    (tmp_path / "masks/train/cat_b.png").rename(tmp_path / "masks/train/cat_b_mask.png")
+    source = data.open_source(tmp_path, "train")
+    assert dict(map(source.files, range(2)))[str(tmp_path / "images/train/cat_b.jpg")].endswith("cat_b_mask.png")
+
+
+def test_images_one_folder_deeper_are_told(tmp_path):
+    dataset(tmp_path, split="train/aachen")
+    with pytest.raises(InputError, match="no images in it; those in its folders do not count"):
+        data.open_source(tmp_path, "train")
+
+
 def test_an_empty_split(tmp_path):
     dataset(tmp_path)
     (tmp_path / "images" / "val").mkdir()

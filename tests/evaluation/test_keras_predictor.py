@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from kseg.errors import CheckError, InputError
-from kseg.evaluation import KerasPredictor, evaluate
+from kseg.evaluation import KerasPredictor, evaluate, load_predictor
 from kseg.labels import LabelSet
 from kseg.runtime import windows
+from kseg.training import deeply_supervised, save_model
 
 
 @pytest.fixture
@@ -67,6 +68,31 @@ def test_the_kind_of_scores():
     assert KerasPredictor(keras.Model(inputs, scores), LabelSet.numbered(3)).kind == "logits"
     for last in (keras.layers.Activation("softmax"), keras.layers.Softmax()):
         assert KerasPredictor(keras.Model(inputs, last(scores)), LabelSet.numbered(3)).kind == "probabilities"
+
+
+def _declared(form):
+    """The same network, its ends declared in different ways."""
+    keras.utils.set_random_seed(0)
+    if form == "sequential":
+        return keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3, padding="same")])
+    image = keras.Input((None, None, 3), name="image")
+    scores = keras.layers.Conv2D(4, 3, padding="same")(image)
+    forms = {"alone": (image, scores), "list": ([image], [scores]), "dict": ({"image": image}, {"scores": scores})}
+    return keras.Model(*forms[form])
+
+
+@pytest.mark.parametrize("form", ["alone", "list", "dict", "sequential"])
+def test_however_a_model_declares_its_ends(form, tmp_path):
+    network, image = _declared(form), np.full((1, 6, 7, 3), 9, np.uint8)
+    expected = KerasPredictor(_declared("alone"), LabelSet.numbered(4))(image)
+    np.testing.assert_array_equal(KerasPredictor(network, LabelSet.numbered(4))(image), expected)
+    for save in (network.save, lambda path: save_model(network, path, LabelSet.numbered(4))):
+        save(tmp_path / "net.keras")
+        loaded = load_predictor(tmp_path / "net.keras")
+        np.testing.assert_array_equal(loaded(image), expected)
+        np.testing.assert_array_equal(loaded.indices(image), expected.argmax(-1))
+    deeper = deeply_supervised(network, [network.layers[-1].name])
+    np.testing.assert_allclose(deeper.predict_on_batch(image.astype(np.float32))[0], expected, rtol=1e-6)
 
 
 def test_the_users_model_stays_as_it_is():

@@ -3,6 +3,7 @@ from PIL import Image
 
 from kseg.evaluation import pictures, summarise
 from kseg.labels import LabelSet
+from kseg.training.tensorboard import confusion_picture
 
 LABELS = LabelSet(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), ignore=9)
 
@@ -48,6 +49,16 @@ def test_charts_are_pictures(tmp_path):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 300
             assert np.array(picture.convert("L")).std() > 5, "an empty picture"
+
+
+def test_charts_of_very_many_classes_stay_small(tmp_path):
+    labels, counts = LabelSet.numbered(300), np.full((300, 300), 2)
+    pictures.save_iou_chart(summarise(counts, labels, images=3), labels, tmp_path / "iou.png")
+    pictures.save_confusion_chart(summarise(counts, labels, images=3), labels, tmp_path / "confusion.png")
+    assert max(confusion_picture(counts, labels.names).shape) <= 1600
+    for name in ("iou.png", "confusion.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert max(picture.size) <= 4000
 
 
 def test_names_are_drawn_as_they_are():

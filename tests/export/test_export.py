@@ -640,6 +640,50 @@ def test_a_lower_mean_iou(older, monkeypatch):
         _export(older / "net.onnx")
 
 
+IMAGE = np.full((*SIZE, 3), 99, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"verification": [(IMAGE / 255.0, None)]}, "reach up to 0.388: pixels are wanted in 0..255, not scaled"),
+        ({"verification": [("a.png", None)]}, r"image of `verification` must be .*\[H, W, 3\].*Received: str"),
+        ({"verification": [(IMAGE[None], None)]}, r"image of `verification` .*Received: uint8 \(1, 32, 48, 3\)"),
+        ({"verification": [(IMAGE, IMAGE[..., :1])]}, r"a mask of `verification` must be \[H, W\]"),
+        ({"calibration": ["a.png"]}, "image of `calibration` .*Received: str"),
+        ({"calibration": [(IMAGE, None)]}, "image of `calibration` .*Received: tuple"),
+        ({"calibration": [IMAGE[None]]}, r"image of `calibration` .*\(1, 32, 48, 3\)"),
+        ({"float_layers": "conv2d_9"}, "no layer conv2d_9 that could stay in float"),
+    ],
+)
+def test_arguments_of_another_form(older, changes, message):
+    with pytest.raises(InputError, match=message):
+        _export(older / "net.tflite", **{"precision": "int8", "calibration": _calibration(), **changes})
+    with pytest.raises(ValueError, match="Received: fold_all"):
+        _export(older / "net.tflite", skip="fold_all")
+
+
+def test_a_name_that_leaves_no_room_for_the_cards(older):
+    with pytest.raises(InputError, match="too long a name for a file and its card"):
+        _export(older / f"{'n' * 244}.tflite")
+
+
+def test_a_layer_that_cannot_be_copied(older):
+    class Closed(keras.layers.Layer):
+        def __init__(self, function, **options):
+            super().__init__(**options)
+            self.function = function
+
+        def call(self, images):
+            return self.function(images)
+
+    image = keras.Input((None, None, 3))
+    x = Closed(keras.ops.relu, name="closed", dtype="mixed_bfloat16")(image)
+    network = keras.Model(image, keras.layers.Conv2D(4, 1, dtype="float32")(x))
+    with pytest.raises(InputError, match=r"closed: a Closed cannot be copied to float32 .*get_config"):
+        _export(older / "net.tflite", network)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a reader's fault"), SystemExit(3)])
 def test_interrupted(older, error):
     def pairs():

@@ -416,6 +416,24 @@ def test_layers_that_stay_in_float(tmp_path):
         write_onnx(network, path, "int8", calibration=_pictures(), float_nodes=["last", "lost"])
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_int8_with_a_softmax_inside(tmp_path, turned):
+    """On images with sharper scores than those of the calibration ONNX Runtime gave numbers that had wrapped round."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((*SIZE, 3))
+    x = keras.layers.Softmax()(keras.layers.Conv2D(64, 1, name="scores")(image / 20.0))
+    x = keras.ops.transpose(x, (0, 2, 1, 3)) if turned else x
+    x = keras.layers.Conv2D(4, 1, name="last")(x)
+    x = keras.ops.transpose(x, (0, 2, 1, 3)) if turned else x
+    network, path = keras.Model(image, x), tmp_path / "net.onnx"
+    write_onnx(lower(network, SIZE), path, "int8", calibration=_pictures(most=2))
+    (sharp,) = _pictures(1)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(str(path), options).run(None, {"image": sharp[None].astype(np.float32)})[0]
+    np.testing.assert_allclose(_run(path, sharp), plain, atol=0.05 * np.abs(plain).max())
+
+
 @pytest.mark.parametrize("images", [None, [], iter(())])
 def test_int8_without_images(tmp_path, images):
     with pytest.raises(InputError, match="8 bits need images for calibration"):

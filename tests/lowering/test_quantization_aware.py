@@ -125,6 +125,24 @@ def test_it_learns_and_can_be_saved(tmp_path):
     assert np.abs(found - np.asarray(aware(images[:1]))[0]).max() <= 0.01 * step
 
 
+@pytest.mark.parametrize("first", [keras.layers.RandomFlip, keras.layers.ZeroPadding2D])
+def test_what_comes_before_the_preprocessing_can_be_saved_and_exported(tmp_path, first):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1)(first()(image))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, padding="same")(x))
+    x = x if first is keras.layers.RandomFlip else keras.layers.Cropping2D(1)(x)
+    aware, path = _ranged(keras.Model(image, keras.layers.Conv2D(3, 1)(x))), tmp_path / "aware.keras"
+    save_model(aware, path, LabelSet.numbered(3))
+    loaded, _ = load_model(path)
+    images = _pictures(1, 6)
+    expected = np.asarray(aware(images.astype(np.float32), training=False))
+    np.testing.assert_array_equal(np.asarray(loaded(images.astype(np.float32), training=False)), expected)
+    _write(loaded, tmp_path / "net.tflite")
+    found, step = _run(tmp_path / "net.tflite", images[0])
+    assert np.abs(found - expected[0]).max() <= (0.01 if first is keras.layers.RandomFlip else 2.01) * step
+
+
 def test_other_activations_are_rounded_on_both_sides():
     image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, padding="same", activation="swish")(image)

@@ -91,6 +91,8 @@ def test_unreadable_card(file, card, content):
         {"calibration": "photos"},
         {"check": ["operators"]},
         {"external_data": {"file": "x"}},
+        {"external_data": {"file": "../x", "sha256": "0"}},
+        {"external_data": {"file": 3, "sha256": "0"}},
     ],
 )
 def test_card_that_contradicts_itself(file, card, change):

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from kseg import data, losses, metrics, training
 from kseg.applications import UNet
@@ -46,3 +47,28 @@ def test_all_of_it_together(tiny_data, tmp_path):
     image = train.load(0)[0][None]
     with training.averaged(supervised):
         np.testing.assert_allclose(loaded.predict(image, verbose=0), supervised.predict(image, verbose=0)[0], atol=1e-5)
+
+
+def test_an_interrupted_validation_does_not_keep_the_averaged_weights():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 3))
+    model = keras.Model(image, keras.layers.Conv2D(2, 1)(image))
+    model.compile(training.AdamW(0.1, use_ema=True, ema_momentum=0.9), losses.CrossEntropy())
+    batch = np.ones((6, 4, 4, 3), np.float32), np.ones((6, 4, 4), np.int32)
+    average, seen = training.AveragedWeights(), []
+
+    def interrupt(logs=None):
+        raise KeyboardInterrupt
+
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_, **__: seen.append(np.array(model.weights[0])),
+        on_train_batch_end=lambda *_, **__: seen.append(np.array(model.weights[0])),
+    )
+    stop = keras.callbacks.Callback()
+    stop.on_test_begin = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*batch, validation_data=batch, callbacks=[look, average, stop], batch_size=2, verbose=0)
+    _, _, _, own = seen
+    assert not np.allclose(np.array(model.weights[0]), own, rtol=1e-3)
+    model.fit(*batch, callbacks=[look, average], verbose=0)
+    np.testing.assert_array_equal(seen[4], own)

@@ -80,6 +80,12 @@ def test_a_bad_setting_is_told_with_the_rule(setting, message):
         change(Recipe(model="UNet"), [setting])
 
 
+def test_label_smoothing_wants_the_cross_entropy():
+    assert Recipe(model="UNet", label_smoothing=0.1, loss=("soft_dice", "cross_entropy")).label_smoothing == 0.1
+    with pytest.raises(InputError, match="`label_smoothing` works with cross_entropy. Received: soft_dice"):
+        Recipe(model="UNet", label_smoothing=0.1, loss=("soft_dice",))
+
+
 def test_border_weights_want_a_loss_that_is_a_mean_over_pixels():
     recipe = Recipe(model="UNet", border_weight=10.0)
     assert change(recipe, ["loss=focal"]).border_weight == 10.0

@@ -18,7 +18,9 @@ from kseg.export.onnx.weights import PIECE_BYTES, write
 from kseg.runtime.chatter import muted
 from kseg.runtime.resize import resize
 
-# Softmax, Sigmoid and ArgMax are left in float: they come last, and lose most.
+# Softmax, Sigmoid and ArgMax are left in float: they mostly come last, and lose most. So is what takes a Softmax: ONNX
+# Runtime would make Softmax - QuantizeLinear one operator, whose numbers wrap round beyond the largest that the
+# calibration saw (1.31.1).
 OPERATORS = (
     *("Conv", "ConvTranspose", "MatMul", "Gemm", "Relu", "LeakyRelu", "Clip", "Add", "Mul", "Concat", "Resize"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "Pad", "Slice", "Transpose", "Reshape", "Squeeze", "Unsqueeze"),
@@ -179,7 +181,7 @@ def _run_quantizer(proto, weights, ranges, float_nodes):
             activation_qType=quantization.QuantType.QUInt8,
             tensors_range=quantization.TensorsData(quantization.CalibrationMethod.MinMax, limits),
             nodes_to_quantize=[],
-            nodes_to_exclude=list(float_nodes),
+            nodes_to_exclude=[*float_nodes, *_behind_softmax(proto.graph)],
             op_types_to_quantize=list(OPERATORS),
             extra_options={},
         )
@@ -188,6 +190,19 @@ def _run_quantizer(proto, weights, ranges, float_nodes):
     onnx.helper.set_model_props(quantised, properties)
     del quantised.graph.value_info[:]
     return quantised
+
+
+def _behind_softmax(graph):
+    """Names of the nodes that take a Softmax, by way of others that only move values."""
+    reached, found = set(), []
+    for node in graph.node:
+        if node.op_type == "Softmax":
+            reached.update(node.output)
+        elif reached.intersection(node.input):
+            found.append(node.name)
+            if node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Identity"):
+                reached.update(node.output)
+    return found
 
 
 def _with_kernels(proto, weights, axes):
