@@ -21,13 +21,13 @@ def fold(proto, weights):
     outputs = {output.name for output in graph.output}
     foldable, remaining, sources = [], [], {name: {name} for name in weights}
     for node in graph.node:  # tf2onnx sorts them: producers first
-        alone = node.input and constant.issuperset(_reads(node)) and not outputs.intersection(node.output)
+        alone = node.input and constant.issuperset(reads(node)) and not outputs.intersection(node.output)
         (foldable if alone else remaining).append(node)
         if alone:
             constant.update(node.output)
             together = set().union(*(sources.get(name, ()) for name in node.input))
             sources.update(dict.fromkeys(node.output, together))
-    needed = {name for node in remaining for name in _reads(node)}
+    needed = {name for node in remaining for name in reads(node)}
     produced = [name for node in foldable for name in node.output if name in needed]
     values = {name: value for name, value in weights.items() if name in needed}
     values.update(_evaluate(proto, foldable, weights, produced))
@@ -38,10 +38,10 @@ def fold(proto, weights):
     return values, {name: next(iter(sources[name])) for name in values if len(sources[name]) == 1}
 
 
-def _reads(node):
+def reads(node):
     """The names of all tensors that a node reads, those of the branches of an If too, which see what is outside."""
     branches = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
-    return [*node.input, *(name for graph in branches for inner in graph.node for name in _reads(inner))]
+    return [*node.input, *(name for graph in branches for inner in graph.node for name in reads(inner))]
 
 
 def _evaluate(proto, nodes, weights, names):
@@ -83,7 +83,7 @@ def put_biases_in(graph, weights):
     """
     users = {}
     for node in graph.node:
-        for name in _reads(node):
+        for name in reads(node):
             users.setdefault(name, []).append(node)
     outputs = {output.name for output in graph.output}
     for node in list(graph.node):

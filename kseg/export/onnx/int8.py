@@ -12,6 +12,7 @@ with 8 bits, by 4.7 % with 7, and by 3.8 % with 8 bits on a path that does not o
 import numpy as np
 
 from kseg.errors import CheckError, InputError, need
+from kseg.export.onnx.equalise import channel_axes, equalise
 from kseg.export.onnx.folding import keep
 from kseg.export.onnx.structure import with_weights_as_inputs
 from kseg.export.onnx.weights import PIECE_BYTES, write
@@ -53,7 +54,8 @@ def quantise(proto, weights, folder, images, float_nodes=()):
         raise InputError(f"no layer with weights and no node of the graph is called {', '.join(sorted(unknown))}")
     typed = need("onnx", "onnx").shape_inference.infer_shapes(with_weights_as_inputs(proto, weights), strict_mode=True)
     del typed.graph.input[1:]
-    ranges = measure_ranges(typed, weights, folder, images)
+    weights, ranges = equalise(typed, weights, measure_ranges(typed, weights, folder, images))
+    ranges = {name: (low.min(), high.max()) for name, (low, high) in ranges.items()}
     axes = {}
     for node in typed.graph.node:
         if node.op_type in _CHANNELS_AXIS and node.input[1] in weights:
@@ -72,7 +74,8 @@ def measure_ranges(proto, weights, folder, images):
         proto: ModelProto without its weights that knows the type of every tensor.
         weights, folder, images: see `quantise`.
     Returns:
-        {name of a float32 activation: (least, greatest)}. What is made of the image before the first convolution
+        {name of a float32 activation: (least, greatest), arrays [channels], or [1] where it is not known which axis
+        holds the channels (`channel_axes`)}. What is made of the image before the first convolution
         reaches as far as pixels from 0 to 255 take it, whether the images have such pixels or not.
     """
     onnx = need("onnx", "onnx")
@@ -86,33 +89,38 @@ def measure_ranges(proto, weights, folder, images):
         pixels = resize(pixels, (height, width) if height else pixels.shape[:2])  # for any size: as they are
         shape = pixels.shape
         for name, (least, greatest, total) in measure(pixels).items():
-            if not np.isfinite([least, greatest, total]).all():
-                raise CheckError(f"calibration: {name} computes {least} to {greatest}, in sum {total}")
+            if not (np.isfinite(least).all() and np.isfinite(greatest).all() and np.isfinite(total)):
+                raise CheckError(f"calibration: {name} computes {least.min()} to {greatest.max()}, in sum {total}")
             low, high = ranges.get(name, (np.inf, -np.inf))
-            ranges[name] = (min(low, least), max(high, greatest))
+            ranges[name] = (np.minimum(low, least), np.maximum(high, greatest))
     if shape is None:
         raise InputError("8 bits need images for calibration, and there are none: give some (--calibrate DATA)")
     before = [name for name in activations if name in _pixels(proto.graph, weights)]
     measure = _watch(proto, weights, folder / "before.onnx", before)
     black, white = measure(np.zeros(shape)), measure(np.full(shape, 255))
     for name in before:
-        ranges[name] = (min(black[name][0], white[name][0]), max(black[name][1], white[name][1]))
+        ranges[name] = np.minimum(black[name][0], white[name][0]), np.maximum(black[name][1], white[name][1])
     return ranges
 
 
 def _watch(proto, weights, file, names):
-    """A function image [h, w, 3] -> {name of a tensor: (least, greatest, sum)}."""
+    """A function image [h, w, 3] -> {name of a tensor: (least and greatest of each channel, sum)}."""
     onnx = need("onnx", "onnx")
     runtime = need("onnxruntime", "onnx")
     watching = onnx.ModelProto()
     watching.CopyFrom(proto)
     graph = watching.graph
+    axes, shapes = channel_axes(proto), (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
+    dimensions = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in shapes}
     keep(graph.node, _leading_to(graph.node, names))
     del graph.output[:]
     for name in names:
+        others = [axis for axis in range(dimensions[name]) if axis != axes.get(name)]
         for kind in ("Min", "Max", "Sum"):  # a sum is finite only if every part is; the other two may pass over NaN
-            graph.node.append(onnx.helper.make_node(f"Reduce{kind}", [name], [f"{name}/{kind}"], keepdims=0))
-            graph.output.append(onnx.helper.make_tensor_value_info(f"{name}/{kind}", onnx.TensorProto.FLOAT, []))
+            over = {"axes": others} if others and kind != "Sum" else {}
+            node = onnx.helper.make_node(f"Reduce{kind}", [name], [f"{name}/{kind}"], keepdims=0, **over)
+            graph.node.append(node)
+            graph.output.append(onnx.helper.make_tensor_value_info(f"{name}/{kind}", onnx.TensorProto.FLOAT, None))
     used = {name for node in graph.node for name in node.input}
     # ONNX Runtime only maps a second file into memory.
     write(watching, {name: value for name, value in weights.items() if name in used}, file, external_above_bytes=0)
@@ -125,7 +133,8 @@ def _watch(proto, weights, file, names):
 
     def measure(pixels):
         values = session.run(None, {image.name: np.clip(pixels, 0, 255).astype(dtype)[None]})
-        return dict(zip(names, np.reshape(values, (-1, 3)), strict=True))
+        values = [np.reshape(value, -1) for value in values]
+        return dict(zip(names, zip(values[::3], values[1::3], values[2::3], strict=True), strict=True))
 
     return measure
 
