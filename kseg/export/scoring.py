@@ -113,18 +113,17 @@ class Maker:
             (Predictor, number of bytes).
         """
         input_dtype = input_dtype or ("uint8" if precision == "int8" else "float32")
-        source, ranges, trained = self._int8 if precision == "int8" else self._plain
+        source, measured = self._int8 if precision == "int8" else self._plain
         file = self._folder / f"{name}.tflite"
-        given = {"ranges": ranges, "fixed": trained, "input_dtype": input_dtype, "float_layers": float_layers}
-        tflite.finish(source.copy(), file, precision, **given)
+        tflite.finish(source.copy(), file, precision, measured, input_dtype=input_dtype, float_layers=float_layers)
         card = replace(self.card, file=file.name, precision=precision, input=self.card.input | {"dtype": input_dtype})
         return Predictor(card, open_tflite(file, card, _THREADS)), file.stat().st_size
 
     def _convert(self, network, trained_ranges, like_channels):
-        """(float Network, {index: range} of its activations, those of them that were trained)."""
+        """(float Network, what was Measured of it)."""
         source, _, trained = tflite.convert(network, "logits", trained_ranges)
         images = self._calibration.at_size(self.card.size_px)
-        return source, tflite.calibrate(source, images, self._folder, trained, like_channels=like_channels), trained
+        return source, tflite.calibrate(source, images, self._folder, trained, like_channels=like_channels)
 
 
 def check_pairs(pairs, calibration):

@@ -5,11 +5,9 @@ import importlib
 import keras
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from ai_edge_litert.interpreter import Interpreter
 from conftest import over_networks
-from PIL import Image
+from running import SIZE, pictures, run
 
 from kseg.export import Calibration, tflite
 from kseg.export.onnx import int8, write_onnx
@@ -19,30 +17,9 @@ from kseg.export.tflite.flatbuffer import write as write_network
 from kseg.export.tflite.ranges import measure_ranges
 from kseg.lowering import lower
 
-SIZE = (64, 80)
 # A package's function hides the module of the same name.
 CORE = importlib.import_module("kseg.export.equalise")
 ON_TFLITE, ON_ONNX = (importlib.import_module(f"kseg.export.{kind}.equalise") for kind in ("tflite", "onnx"))
-
-
-def _pictures(count, seed=7):
-    rng = np.random.default_rng(seed)
-    coarse = (Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)) for _ in range(count))
-    return [np.asarray(image.resize(SIZE[::-1], Image.BILINEAR)) for image in coarse]
-
-
-def _run(path, image):
-    """float32 [H, W, classes] that a file gives."""
-    if path.suffix == ".onnx":
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return session.run(None, {"image": image[None].astype(np.float32)})[0][0]
-    interpreter = Interpreter(str(path))
-    interpreter.allocate_tensors()
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.set_tensor(source["index"], image[None].astype(source["dtype"]))
-    interpreter.invoke()
-    found, (scale, zero_point) = interpreter.get_tensor(target["index"])[0], target["quantization"]
-    return (found.astype(np.float32) - zero_point) * np.float32(scale) if scale else found
 
 
 class _Tflite:
@@ -53,7 +30,7 @@ class _Tflite:
         self._network, _, _ = tflite.convert(model)
 
     def ranges(self):
-        images = [image[None].astype(np.float32) for image in _pictures(3)]
+        images = [image[None].astype(np.float32) for image in pictures(3)]
         return measure_ranges(self._network, images, self.path.parent)
 
     def equalise(self, ranges):
@@ -65,7 +42,7 @@ class _Tflite:
 
     def scores(self, image):
         write_network(self._network.copy(), self.path)
-        return _run(self.path, image)
+        return run(self.path, image)
 
 
 class _Onnx:
@@ -79,7 +56,7 @@ class _Onnx:
         del self._proto.graph.input[1:]
 
     def ranges(self):
-        return int8.measure_ranges(self._proto, self._weights, self.path.parent, _pictures(3))
+        return int8.measure_ranges(self._proto, self._weights, self.path.parent, pictures(3))
 
     def equalise(self, ranges):
         self._weights, told = ON_ONNX.equalise(self._proto, self._weights, ranges)
@@ -92,7 +69,7 @@ class _Onnx:
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
         write_proto(proto, self._weights, self.path)
-        return _run(self.path, image)
+        return run(self.path, image)
 
 
 FORMATS = pytest.mark.parametrize("kind", [_Tflite, _Onnx])
@@ -100,7 +77,7 @@ FORMATS = pytest.mark.parametrize("kind", [_Tflite, _Onnx])
 
 def _check(kind, network, folder):
     """It says the same, and its channels reach as far as is told; returns the names of the filters that changed."""
-    graph, (image,) = kind(lower(network, SIZE), folder), _pictures(1, seed=1)
+    graph, (image,) = kind(lower(network, SIZE), folder), pictures(1, seed=1)
     before, scores = graph.filters(), graph.scores(image)
     told = graph.equalise(graph.ranges())
     np.testing.assert_allclose(graph.scores(image), scores, rtol=1e-4, atol=1e-4 * np.abs(scores).max())
@@ -222,15 +199,15 @@ def _unlike():
 
 @pytest.mark.parametrize("suffix", ["tflite", "onnx"])
 def test_a_small_part_beside_a_large_one_keeps_its_digits(tmp_path, monkeypatch, suffix):
-    network, (image,), path = _unlike(), _pictures(1, seed=1), tmp_path / f"net.{suffix}"
+    network, (image,), path = _unlike(), pictures(1, seed=1), tmp_path / f"net.{suffix}"
     expected = np.asarray(network(image[None]))[0]
 
     def error():
         if suffix == "onnx":
-            write_onnx(lower(network, SIZE), path, "int8", calibration=_pictures(4))
+            write_onnx(lower(network, SIZE), path, "int8", calibration=pictures(4))
         else:
-            tflite.write_tflite(lower(network, SIZE), path, "int8", calibration=Calibration(tuple(_pictures(4))))
-        return np.sqrt(np.mean((_run(path, image) - expected) ** 2) / np.mean(expected**2))
+            tflite.write_tflite(lower(network, SIZE), path, "int8", calibration=Calibration(tuple(pictures(4))))
+        return np.sqrt(np.mean((run(path, image) - expected) ** 2) / np.mean(expected**2))
 
     found = error()
     monkeypatch.setattr(tflite, "equalise", lambda _, ranges: ranges)

@@ -37,7 +37,7 @@ def equalise(proto, weights, ranges):
         proto: ModelProto without its weights that knows the type of every tensor; where several nodes add one bias,
             they get biases of their own.
         weights: {name of an initializer: NumPy array}.
-        ranges: {name of an activation: (least, greatest) of each channel, arrays}, along `channel_axes`.
+        ranges: {name of an activation: (least, greatest, mean) of each channel, arrays}, along `channel_axes`.
     Returns:
         (the changed weights, the `ranges` of the changed graph).
     """
@@ -113,7 +113,7 @@ class _Graph:
         """{name: [channels]}; without what only a ReLU takes, since the two are rounded once."""
         relus = {node.input[0] for node in self._nodes if node.op_type == "Relu"}
         return {
-            name: np.maximum(*map(np.abs, limits))
+            name: np.maximum(*map(np.abs, limits[:2]))
             for name, limits in ranges.items()
             if name not in relus or self._uses[name] > 1
         }

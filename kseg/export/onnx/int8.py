@@ -9,9 +9,12 @@ Activations are uint8, weights int8 of which 7 bits are used: processors with AV
 with 8 bits, by 4.7 % with 7, and by 3.8 % with 8 bits on a path that does not overflow and takes longer.
 """
 
+from copy import deepcopy
+
 import numpy as np
 
 from kseg.errors import CheckError, InputError, need
+from kseg.export.bias import shift
 from kseg.export.onnx.equalise import channel_axes, equalise
 from kseg.export.onnx.folding import keep
 from kseg.export.onnx.structure import with_weights_as_inputs
@@ -55,13 +58,19 @@ def quantise(proto, weights, folder, images, float_nodes=()):
     typed = need("onnx", "onnx").shape_inference.infer_shapes(with_weights_as_inputs(proto, weights), strict_mode=True)
     del typed.graph.input[1:]
     weights, ranges = equalise(typed, weights, measure_ranges(typed, weights, folder, images))
-    ranges = {name: (low.min(), high.max()) for name, (low, high) in ranges.items()}
+    means = {name: mean for name, (_, _, mean) in ranges.items()}
+    ranges = {name: (low.min(), high.max()) for name, (low, high, _) in ranges.items()}
     axes = {}
     for node in typed.graph.node:
         if node.op_type in _CHANNELS_AXIS and node.input[1] in weights:
             axes[node.input[1]] = _CHANNELS_AXIS[node.op_type]
     thin = {name: _stand_in(value, axes[name]) if name in axes else value for name, value in weights.items()}
-    return _with_kernels(_run_quantizer(typed, thin, ranges, float_nodes), weights, axes)
+    filters = [
+        deepcopy(node) for node in typed.graph.node if node.op_type in _CHANNELS_AXIS
+    ]  # the quantiser changes them
+    quantised, kernels = _with_kernels(_run_quantizer(typed, thin, ranges, float_nodes), weights, axes)
+    _take_back_shifts(quantised, kernels, weights, filters, means)
+    return quantised, kernels
 
 
 # ---- ranges
@@ -74,8 +83,8 @@ def measure_ranges(proto, weights, folder, images):
         proto: ModelProto without its weights that knows the type of every tensor.
         weights, folder, images: see `quantise`.
     Returns:
-        {name of a float32 activation: (least, greatest), arrays [channels], or [1] where it is not known which axis
-        holds the channels (`channel_axes`)}. What is made of the image before the first convolution
+        {name of a float32 activation: (least, greatest, mean), arrays [channels], or [1] where it is not known which
+        axis holds the channels (`channel_axes`)}. What is made of the image before the first convolution
         reaches as far as pixels from 0 to 255 take it, whether the images have such pixels or not.
     """
     onnx = need("onnx", "onnx")
@@ -88,23 +97,26 @@ def measure_ranges(proto, weights, folder, images):
         pixels = np.asarray(pixels)
         pixels = resize(pixels, (height, width) if height else pixels.shape[:2])  # for any size: as they are
         shape = pixels.shape
-        for name, (least, greatest, total) in measure(pixels).items():
-            if not (np.isfinite(least).all() and np.isfinite(greatest).all() and np.isfinite(total)):
-                raise CheckError(f"calibration: {name} computes {least.min()} to {greatest.max()}, in sum {total}")
-            low, high = ranges.get(name, (np.inf, -np.inf))
-            ranges[name] = (np.minimum(low, least), np.maximum(high, greatest))
+        for name, found in measure(pixels).items():
+            if not np.isfinite(found).all():
+                least, greatest, mean = found
+                raise CheckError(f"calibration: {name} computes {least.min()} to {greatest.max()}, on average {mean}")
+            low, high, means = ranges.get(name, (np.inf, -np.inf, ()))
+            ranges[name] = (np.minimum(low, found[0]), np.maximum(high, found[1]), (*means, found[2]))
+    ranges = {name: (low, high, np.mean(means, 0)) for name, (low, high, means) in ranges.items()}
     if shape is None:
         raise InputError("8 bits need images for calibration, and there are none: give some (--calibrate DATA)")
     before = [name for name in activations if name in _pixels(proto.graph, weights)]
     measure = _watch(proto, weights, folder / "before.onnx", before)
     black, white = measure(np.zeros(shape)), measure(np.full(shape, 255))
     for name in before:
-        ranges[name] = np.minimum(black[name][0], white[name][0]), np.maximum(black[name][1], white[name][1])
+        low, high = np.minimum(black[name][0], white[name][0]), np.maximum(black[name][1], white[name][1])
+        ranges[name] = (low, high, ranges[name][2])
     return ranges
 
 
 def _watch(proto, weights, file, names):
-    """A function image [h, w, 3] -> {name of a tensor: (least and greatest of each channel, sum)}."""
+    """A function image [h, w, 3] -> {name of a tensor: (least, greatest, mean) of each channel}."""
     onnx = need("onnx", "onnx")
     runtime = need("onnxruntime", "onnx")
     watching = onnx.ModelProto()
@@ -116,8 +128,8 @@ def _watch(proto, weights, file, names):
     del graph.output[:]
     for name in names:
         others = [axis for axis in range(dimensions[name]) if axis != axes.get(name)]
-        for kind in ("Min", "Max", "Sum"):  # a sum is finite only if every part is; the other two may pass over NaN
-            over = {"axes": others} if others and kind != "Sum" else {}
+        for kind in ("Min", "Max", "Mean"):  # a mean is finite only if every part is; the other two may pass over NaN
+            over = {"axes": others} if others else {}
             node = onnx.helper.make_node(f"Reduce{kind}", [name], [f"{name}/{kind}"], keepdims=0, **over)
             graph.node.append(node)
             graph.output.append(onnx.helper.make_tensor_value_info(f"{name}/{kind}", onnx.TensorProto.FLOAT, None))
@@ -229,6 +241,42 @@ def _with_kernels(proto, weights, axes):
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(onnx.TensorProto.FromString(tensor) for tensor in small)
     return proto, kernels
+
+
+def _take_back_shifts(proto, kernels, weights, filters, means):
+    """Change the biases of a quantised graph by what its rounded kernels add to the results on the average.
+
+    Args:
+        proto, kernels: from `_with_kernels`.
+        weights: the kernels before they were rounded.
+        filters: the convolutions of the float graph.
+        means: {name of an activation: [channels]}.
+    """
+    onnx = need("onnx", "onnx")
+    given = {tensor.name: tensor for tensor in proto.graph.initializer}
+    array = onnx.numpy_helper.to_array
+    for node in filters:
+        taken, kernel, *bias = node.input
+        names = [f"{kernel}_quantized", *(f"{name}_quantized" for name in bias)]
+        if len(names) < 2 or names[0] not in kernels or names[1] not in given or taken not in means:
+            continue
+        errors = _window_errors(weights[kernel], kernels[names[0]], array(given[f"{kernel}_scale"]), node)
+        if len(means[taken]) % errors.shape[1]:
+            continue  # it is not known which axis holds the channels
+        unit = array(given[f"{names[1]}_scale"])
+        moved = array(given[names[1]]) - np.rint(shift(errors, means[taken]) / unit)
+        given[names[1]].CopyFrom(onnx.numpy_helper.from_array(moved.astype(np.int32), names[1]))
+
+
+def _window_errors(kernel, rounded, scale, node):
+    """float [channels given, channels taken in a group]: rounded weights less the weights, summed over the window; of
+    a transposed convolution, over the part of it that each result takes."""
+    window = tuple(range(2, kernel.ndim))
+    sums, units, parts = kernel.sum(window), rounded.sum(window, dtype=np.int64), 1
+    if node.op_type == "ConvTranspose":
+        sums, units = sums.T, units.T
+        parts = np.prod(next((entry.ints for entry in node.attribute if entry.name == "strides"), [1]))
+    return (units * scale.reshape(-1, 1) - sums) / parts
 
 
 def _rounded(kernel, scale, axis):

@@ -6,7 +6,7 @@ from kseg.export.tflite.flatbuffer import write
 from kseg.export.tflite.metadata import append_labels, check_labels, metadata_buffers
 from kseg.export.tflite.plain import plain
 from kseg.export.tflite.quantise import layer_names, layers_with_filters, quantise
-from kseg.export.tflite.ranges import measure_ranges, whole
+from kseg.export.tflite.ranges import Measured, measure_ranges, whole
 from kseg.export.tflite.structure import NotLean, structure
 from kseg.export.tflite.weights import halve, quantise_weights
 
@@ -60,10 +60,10 @@ def write_tflite(
         OSError: the file cannot be written.
     """
     network, told, trained = convert(model, output, trained_ranges if precision == "int8" else ())
-    ranges = None
+    measured = None
     if precision in _BITS:
         images = calibration.at_size(model.input_shape[1:3])
-        ranges = calibrate(network, images, path.parent, trained, like_channels=precision == "int8")
+        measured = calibrate(network, images, path.parent, trained, like_channels=precision == "int8")
     if labels is not None:
         pixels = input_dtype if precision in _BITS else model.inputs[0].dtype
         network.metadata |= metadata_buffers(
@@ -74,8 +74,7 @@ def write_tflite(
             output=output,
             resizable=None in model.input_shape,
         )
-    given = {"ranges": ranges, "fixed": trained, "input_dtype": input_dtype, "float_layers": float_layers}
-    finish(network, path, precision, **given)
+    finish(network, path, precision, measured, input_dtype=input_dtype, float_layers=float_layers)
     if labels is not None:
         append_labels(path, labels)
     return {**told, "trained_ranges": len(trained)} if trained else told
@@ -96,34 +95,35 @@ def convert(model, output="logits", trained_ranges=()):
 
 
 def calibrate(network, images, folder, trained=None, *, like_channels=True):
-    """The ranges of a float Network's activations, {index: (least, greatest)}.
+    """What a float Network's activations reach, and their means: Measured.
 
     Args:
         network: Network in float32.
         images: iterable of float32 [1, H, W, 3].
         folder: where a file may lie for the time.
-        trained: {index: (least, greatest)}, ranges that are taken as they are; the network is then left as it is.
+        trained: {index: (least, greatest)}, ranges that are taken as they are; the network is then left as it is, and
+            no means are given: its weights were trained with their rounding.
         like_channels: bring the channels to like sizes first (see `kseg.export.tflite.equalise`), which changes
             the network's weights.
     """
     ranges = measure_ranges(network, images, folder)
-    if like_channels and not trained:
+    if trained:
+        return Measured(whole(ranges) | trained, trained=frozenset(trained))
+    if like_channels:
         ranges = equalise(network, ranges)
-    return whole(ranges) | (trained or {})
+    return Measured(whole(ranges), {index: mean for index, (_, _, mean) in ranges.items()})
 
 
-def finish(network, path, precision, *, ranges=None, fixed=(), input_dtype="uint8", float_layers=()):
+def finish(network, path, precision, measured=None, *, input_dtype="uint8", float_layers=()):
     """Bring a float Network to a precision, in place, and write it.
 
-    `ranges`: from `calibrate`, for integers; those whose index is in `fixed` were trained.
+    `measured`: from `calibrate`, for integers.
     """
     if precision == "float16":
         halve(network)
     elif precision == "dynamic":
         quantise_weights(network)
     elif precision in _BITS:
-        quantise(
-            network, ranges, bits=_BITS[precision], input_dtype=input_dtype, float_layers=float_layers, fixed=fixed
-        )
+        quantise(network, measured, bits=_BITS[precision], input_dtype=input_dtype, float_layers=float_layers)
     network.description = f"{network.description}, {precision}, by kseg {kseg.__version__}"
     write(network, path)

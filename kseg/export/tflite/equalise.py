@@ -20,13 +20,13 @@ def equalise(network, ranges):
 
     Args:
         network: Network in float32; it computes the same afterwards, up to rounding.
-        ranges: {index of an activation: (least, greatest) of each channel, arrays [channels]}.
+        ranges: {index of an activation: (least, greatest, mean) of each channel, arrays [channels]}.
     Returns:
         The `ranges` of the changed network.
     """
     nodes = [_node(network, operator) for operator in network.operators]
     keys = {*network.inputs.values(), *(key for node in nodes for key in (*node.given, *node.made))}
-    reach = {index: np.maximum(*map(np.abs, limits)) for index, limits in ranges.items()}
+    reach = {index: np.maximum(*map(np.abs, limits[:2])) for index, limits in ranges.items()}
     held = (*network.inputs.values(), *network.outputs.values())
     found = factors(nodes, {key: _channels(network, key) for key in keys}, held, reach)
     for operator, node in zip(network.operators, nodes, strict=True):

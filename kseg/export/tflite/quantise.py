@@ -3,6 +3,7 @@
 import numpy as np
 
 from kseg.errors import InputError
+from kseg.export.bias import shift
 from kseg.export.tflite.flatbuffer import Operator, schema
 from kseg.export.tflite.scales import (
     CHANNEL_AXIS,
@@ -39,16 +40,15 @@ _VERSIONS = {
 }
 
 
-def quantise(network, ranges, *, bits=8, input_dtype="uint8", float_layers=(), fixed=()):
+def quantise(network, measured, *, bits=8, input_dtype="uint8", float_layers=()):
     """Let a float Network compute in integers, wherever TFLite can; changed in place.
 
     Args:
         network: Network with a float32 image as input.
-        ranges: {index of a float tensor: (least, greatest)} for every activation.
+        measured: Measured, of every activation.
         bits: of the activations, 8 or 16; weights always have 8.
         input_dtype: of the image: "uint8": pixels as they are stored; "float32".
         float_layers: names of the operators' outputs (Keras layers, where they have weights) that stay in float.
-        fixed: indices whose range was trained and is therefore taken as it is.
     Raises:
         InputError: `float_layers` names what is not there or has no integers to begin with.
     """
@@ -59,8 +59,8 @@ def quantise(network, ranges, *, bits=8, input_dtype="uint8", float_layers=(), f
     integer = [op for op in network.operators if _can(network, op, bits) and _name(network, op) not in float_layers]
     # Probabilities that the file gives: in steps of 1/256 those of many classes would be equal, or 0.
     integer = [op for op in integer if op.name not in FIXED or op.outputs[0] not in network.outputs.values()]
-    numbers = scales(network, integer, ranges, dtype, set(fixed))
-    _Rewriting(network, integer, numbers, dtype).run(input_dtype)
+    numbers = scales(network, integer, measured.ranges, dtype, measured.trained)
+    _Rewriting(network, integer, numbers, dtype, measured.means).run(input_dtype)
 
 
 def layer_names(network):
@@ -90,8 +90,8 @@ def _can(network, operator, bits):
 class _Rewriting:
     """Builds the new list of operators; an activation gets its other form, float or integer, when one asks for it."""
 
-    def __init__(self, network, integer, numbers, dtype):
-        self._network, self._numbers, self._dtype = network, numbers, dtype
+    def __init__(self, network, integer, numbers, dtype, means):
+        self._network, self._numbers, self._dtype, self._means = network, numbers, dtype, means
         self._integer = set(map(id, integer))
         # Asked before anything changes: the outputs' types do, on the way.
         self._given = {id(op): activations(network, op) for op in network.operators}
@@ -210,16 +210,30 @@ class _Rewriting:
         name, array, axis = network.tensors[index].name, network.constants[index], CHANNEL_AXIS[operator.name]
         bias = bias_of(network, operator)
         scales = filter_scales(network, operator, given)
-        operator.inputs[filter_place] = network.add_tensor(
-            name, array.shape, "int8", store_weights(array, scales, axis), per_channel(scales, axis)
-        )
+        stored = store_weights(array, scales, axis)
+        operator.inputs[filter_place] = network.add_tensor(name, array.shape, "int8", stored, per_channel(scales, axis))
         if bias is not None:
+            bias = bias - self._shift(operator, array, stored, scales, axis)
             scales = (np.float32(given.scale) * scales).astype(np.float32)
             dtype = "int32" if self._dtype == "int8" else "int64"
             # In 8 bits like kseg.layers.quantisation, to the last bit.
             stored = np.rint(bias / scales if dtype == "int32" else bias.astype(np.float64) / scales).astype(dtype)
             name = network.tensors[operator.inputs[bias_place]].name
             operator.inputs[bias_place] = network.add_tensor(name, stored.shape, dtype, stored, per_channel(scales, 0))
+
+    def _shift(self, operator, array, stored, scales, axis):
+        """What the rounding of a filter's weights adds to its results on the average; 0 where that is not known."""
+        (taken,) = self._given[id(operator)]
+        if taken not in self._means:
+            return np.float32(0)
+        window = tuple(range(1, array.ndim - 1))
+        sums, rounded = array.sum(window), stored.sum(window, dtype=np.int64)
+        if axis == array.ndim - 1:  # depthwise, [1, channels]: each of them takes one
+            sums, rounded = sums.T, rounded.T
+        strides = 1
+        if operator.name == "TRANSPOSE_CONV":  # of the window, each result takes a part
+            strides = operator.options.strideH * operator.options.strideW
+        return (shift(rounded * scales[:, None] - sums, self._means[taken]) / strides).astype(np.float32)
 
 
 def schema_type(dtype):

@@ -1,6 +1,7 @@
-"""Calibration: the least and the greatest value of every activation over a set of images."""
+"""Calibration: the least, the greatest and the mean value of every activation over a set of images."""
 
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,21 @@ import numpy as np
 from kseg.errors import CheckError, need
 from kseg.export.tflite.flatbuffer import schema, write
 from kseg.runtime.chatter import muted
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What calibration found.
+
+    Attributes:
+        ranges: {index of an activation: (least, greatest)}.
+        means: {index: [channels]}, with which biases take back what rounding shifts (`kseg.export.bias`).
+        trained: indices whose range was trained and is therefore taken as it is.
+    """
+
+    ranges: dict
+    means: dict = field(default_factory=dict)
+    trained: frozenset = frozenset()
 
 
 def measure_ranges(network, images, folder):
@@ -21,8 +37,8 @@ def measure_ranges(network, images, folder):
         images: iterable of float32 [1, H, W, 3].
         folder: where its file may lie for the time.
     Returns:
-        {index of a tensor: (least, greatest) of each channel, float32 [channels] twice} for every float32 activation.
-        The image always reaches from 0 to 255.
+        {index of a tensor: (least, greatest, mean) of each channel, float32 [channels] three times} for every float32
+        activation. The image always reaches from 0 to 255.
     Raises:
         CheckError: an activation is not finite.
     """
@@ -30,17 +46,20 @@ def measure_ranges(network, images, folder):
     watched = []
     for operator in network.operators:
         watched += [i for i in operator.outputs if network.tensors[i].type == schema.TensorType.FLOAT32]
-    channels = network.tensors[image].shape[-1]
-    ranges = {image: (np.zeros(channels, np.float32), np.full(channels, 255, np.float32))}
+    ranges = {}
     with tempfile.TemporaryDirectory(dir=folder) as own:
         file = Path(own, "calibration.tflite")
         write(_watching(network, watched), file)
         interpreter = need("ai_edge_litert.interpreter", "tflite").Interpreter(str(file), num_threads=2)
         for pixels in images:
-            for index, value in zip(watched, _run(interpreter, pixels), strict=True):
+            for index, value in zip((image, *watched), (pixels, *_run(interpreter, pixels)), strict=True):
                 values = value.reshape(-1, value.shape[-1] if value.ndim else 1)
-                low, high = ranges.get(index, (np.inf, -np.inf))
-                ranges[index] = (np.minimum(low, values.min(0)), np.maximum(high, values.max(0)))  # NaN stays
+                low, high, means = ranges.get(index, (np.inf, -np.inf, ()))
+                low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))  # NaN stays
+                ranges[index] = (low, high, (*means, values.mean(0)))
+    ranges = {index: (low, high, np.mean(means, 0)) for index, (low, high, means) in ranges.items()}
+    mean = ranges[image][2]
+    ranges[image] = (np.zeros_like(mean), np.full_like(mean, 255), mean)
     for index, (low, high) in whole(ranges).items():
         if not np.isfinite([low, high]).all():
             raise CheckError(f"calibration: {network.tensors[index].name} computes {low} to {high}")
@@ -49,7 +68,7 @@ def measure_ranges(network, images, folder):
 
 def whole(ranges):
     """{index: (least, greatest)} over all channels together, as numbers."""
-    return {index: (float(low.min()), float(high.max())) for index, (low, high) in ranges.items()}
+    return {index: (float(low.min()), float(high.max())) for index, (low, high, _) in ranges.items()}
 
 
 def _watching(network, watched):
