@@ -6,7 +6,7 @@ neither Keras nor TensorFlow: `kseg.runtime` runs on a board that has only NumPy
 
 import importlib
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _SUBMODULES = (
     "errors",
