@@ -61,3 +61,17 @@ def test_bright_pictures_are_not_shifted(tmp_path, monkeypatch, suffix, kind):
     for module in (quantise, int8):
         monkeypatch.setattr(module, "shift", lambda errors, means: np.zeros(len(errors)))
     assert found < moved() / 2
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+def test_a_layer_that_is_called_twice(tmp_path, suffix):
+    keras.utils.set_random_seed(0)
+    image, path, photo = keras.Input((None, None, 3)), tmp_path / f"net.{suffix}", pictures(1, seed=1)[0]
+    twice = keras.layers.Conv2D(3, 3, padding="same", name="twice")
+    network = keras.Model(image, keras.layers.Conv2D(3, 1, name="score")(twice(twice(image / 255.0))))
+    if suffix == "onnx":
+        write_onnx(lower(network, SIZE), path, "int8", calibration=pictures(4))
+    else:
+        tflite.write_tflite(lower(network, SIZE), path, "int8", calibration=Calibration(tuple(pictures(4))))
+    expected = np.asarray(network(photo[None]))[0]
+    assert np.sqrt(np.mean((run(path, photo) - expected) ** 2) / np.mean(expected**2)) < 0.05

@@ -78,6 +78,8 @@ class _Graph:
         if node.op_type in _PASS and given == (node.input[0],):
             nothing = node.op_type != "Pad" or self._pads_with_nothing(node)
             return "pass" if self._channels(given[0]) == self._channels(made) and nothing else "other"
+        if any(self._axes[name] != axis for name in given):
+            return "other"
         if node.op_type == "Concat" and list(given) == list(node.input):
             return "join" if _attribute(node, "axis") % 4 == axis else "other"
         if node.op_type in ("Add", "Sub") and list(given) == list(node.input):
