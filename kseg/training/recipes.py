@@ -15,9 +15,9 @@ def nuclei_unet():
 
     `tools/train.py nuclei_unet --data nuclei --out runs/nuclei`: on the 20 bundled images kept back mean IoU
     0.879 +- 0.008 in float32 and 0.876 +- 0.008 in bfloat16, twelve seeds each. With learned upsampling
-    (`upsampling=transpose`) six seeds had 0.871 +- 0.007 in bfloat16. On all of the data set, 392 images, it has 0.920 on
-    111 kept back, a Dice of 0.929 for the nuclei. The zoom is wide because the exported files see large
-    images shrunk to their size.
+    (`upsampling=transpose`) six seeds had 0.871 +- 0.007 in bfloat16. On all of the data set, 392 images, it has 0.920
+    on 111 kept back, a Dice of 0.929 for the nuclei. The zoom is wide because the exported files see large images shrunk
+    to their size.
     """
     return Recipe(
         model="UNet",
@@ -130,8 +130,8 @@ def camvid_fcn32s():
 def camvid_unet():
     """CamVid, U-Net from scratch: what a network without pre-training makes of 367 images.
 
-    Without class weights a U-Net learns the rare classes last, see `camvid_unet_vgg16`. With 16 filters and 1,980 steps of
-    eight 256x256 crops, 32 minutes on two cores: 0.540 mean IoU on val and the drive `train[62:163]`, which was left out.
+    Without class weights a U-Net learns the rare classes last, see `camvid_unet_vgg16`. With 16 filters and 1,980 steps
+    of eight 256x256 crops, 32 minutes on two cores: 0.540 mean IoU on val and the drive `train[62:163]`, left out.
     """
     return Recipe(
         model="UNet",
