@@ -16,8 +16,8 @@ def nuclei_unet():
     `tools/train.py nuclei_unet --data nuclei --out runs/nuclei`: on the 20 bundled images kept back mean IoU
     0.879 +- 0.008 in float32 and 0.876 +- 0.008 in bfloat16, twelve seeds each. With learned upsampling
     (`upsampling=transpose`) six seeds had 0.871 +- 0.007 in bfloat16. On all of the data set, 392 images, it has 0.920
-    on 111 kept back, a Dice of 0.929 for the nuclei. The zoom is wide because the exported files see large images shrunk
-    to their size.
+    on 111 kept back, a Dice of 0.929 for the nuclei. The zoom is wide because the exported files see large images
+    shrunk to their size.
     """
     return Recipe(
         model="UNet",
