@@ -114,10 +114,7 @@ def export(
     # What the file is compared with.
     reference = rounding if (format, precision) == ("tflite", "int8") else lowered.model
     pairs = _kept_apart(verification, calibration)
-    first = next(pairs, None)
-    if first is None:
-        raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
-    _refuse_scaled(first[0], path)
+    first = _first(pairs, path)
     # Before the converters, which crash on some networks that compute NaN.
     scores = check_lowered(model, rounding, first[0], output)
     if reference is not rounding:
@@ -206,13 +203,18 @@ def _refuse_hidden_probabilities(model, scores):
         )
 
 
-def _refuse_scaled(image, path):
-    greatest = np.max(image)
-    if np.asarray(image).dtype.kind == "f" and 0 < greatest <= 1:  # a dark image would hold integers
+def _first(pairs, path):
+    """The first pair to verify with, which tells whether there are any and whether their pixels are in 0..255."""
+    first = next(pairs, None)
+    if first is None:
+        raise InputError(f"{path.name}: there are no images to check the file with: give some (--verify DATA)")
+    greatest = np.max(first[0])
+    if np.asarray(first[0]).dtype.kind == "f" and 0 < greatest <= 1:  # a dark image would hold integers
         raise InputError(
             f"{path.name}: the images to check it with reach up to {greatest:.3g}: pixels are wanted in 0..255, not "
             f"scaled to 0..1"
         )
+    return first
 
 
 def _lowered_alike(model, network, pairs):
