@@ -152,7 +152,7 @@ def test_another_kind_of_model(copied, kind):
 
 
 def test_large_files_say_the_same(made, monkeypatch):
-    """Their weights are not laid out anew, which takes three times their size in memory."""
+    """Their weights are not laid out anew, which takes more than twice the memory."""
     network, folder = made
     monkeypatch.setattr(runtime_onnx, "_LARGE_BYTES", 1)
     scores = runtime.load(folder / "small.onnx")(_photo()[None])
