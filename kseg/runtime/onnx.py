@@ -9,8 +9,8 @@ from kseg.errors import InputError, need
 from kseg.runtime.agreement import check_agreement
 
 # ONNX Runtime lays the weights of convolutions out anew. An FCN-8s of 538 MB then takes 2.3 GB to load instead of 1.0,
-# and twice the time, and runs a tenth faster (0.95 instead of 1.07 s). So the weights of files from this size on stay as
-# they are.
+# and twice the time, and runs a tenth faster (0.95 instead of 1.07 s). So the weights of files from this size on stay
+# as they are.
 _LARGE_BYTES = 2**28
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}  # the others are called as in NumPy
